@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The class token alone goes on to the classifier head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sievit.quant.itype import IntType
+from sievit.quant.params import (
+    Constants,
+    CoreParams,
+    Port,
+    Resources,
+    Stream,
+    divisors,
+    random_frames,
+)
+
+
+@dataclass(frozen=True)
+class FirstTokenParams(CoreParams):
+    """``y[0] = x[0]``; every other token of the frame is swallowed, ``tuser`` is cleared."""
+
+    channels: int = 4
+    simd: int = 2
+    in_type: IntType = IntType(12, True)
+
+    def __post_init__(self) -> None:
+        self.require(self.channels % self.simd == 0, "simd must divide channels")
+
+    def inputs(self) -> tuple[Port, ...]:
+        return (Port("s_axis", self.channels, self.simd, self.in_type),)
+
+    def output(self) -> Port:
+        return Port("m_axis", self.channels, self.simd, self.in_type)
+
+    def out_tokens(self, tokens: int) -> int:
+        return 1
+
+    def cycles(self, tokens: int) -> int:
+        return tokens * (self.channels // self.simd)
+
+    def foldings(self) -> Iterator[dict[str, int]]:
+        for simd in divisors(self.channels):
+            yield {"simd": simd}
+
+    def resources(self) -> Resources:
+        return Resources(lut=20, ff=2 * self.simd * self.in_type.bits + 10)
+
+
+def first_token(p: FirstTokenParams, constants: Constants, x: Stream) -> Stream:
+    """Golden function."""
+    return Stream(x.data[:, :1], torch.ones_like(x.length), torch.zeros_like(x.package))
+
+
+def stimuli(
+    rng: torch.Generator, p: FirstTokenParams, frames: int
+) -> tuple[dict[str, Tensor], list[Stream]]:
+    """Random frames."""
+    return {}, [random_frames(rng, p.inputs()[0], frames, p.max_tokens, True)]

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Class token in front, position embedding on every token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sievit.quant.itype import IntType
+from sievit.quant.params import (
+    Constants,
+    CoreParams,
+    Memory,
+    Port,
+    Resources,
+    Stream,
+    divisors,
+    pack,
+    random_frames,
+)
+from sievit.quant.rounding import saturate
+
+
+@dataclass(frozen=True)
+class PosEmbedParams(CoreParams):
+    """``y[0] = saturate(pos[0]); y[t] = saturate(x[t - 1] + pos[t])``: one token more leaves than came.
+
+    ``pos[0]`` holds class token + its position. ``max_tokens`` counts the input (patch) tokens.
+    """
+
+    channels: int = 4
+    simd: int = 2
+    in_type: IntType = IntType(12, True)
+    pos_type: IntType = IntType(12, True)
+    out_type: IntType = IntType(12, True)
+
+    def __post_init__(self) -> None:
+        self.require(self.channels % self.simd == 0, "simd must divide channels")
+
+    def inputs(self) -> tuple[Port, ...]:
+        return (Port("s_axis", self.channels, self.simd, self.in_type),)
+
+    def output(self) -> Port:
+        return Port("m_axis", self.channels, self.simd, self.out_type)
+
+    def out_tokens(self, tokens: int) -> int:
+        return tokens + 1
+
+    def memories(self, constants: Constants) -> dict[str, Memory]:
+        """``pos``: word ``token * (channels / simd) + beat``, lane 0 in the low bits."""
+        words = constants["pos"].reshape(-1, self.simd)
+        return {"pos": Memory(self.simd * self.pos_type.bits, pack(words, self.pos_type))}
+
+    def arrays(self, constants: Constants) -> dict[str, tuple[IntType, Tensor]]:
+        return {"pos": (self.pos_type, constants["pos"])}
+
+    def cycles(self, tokens: int) -> int:
+        return (tokens + 1) * (self.channels // self.simd)
+
+    def foldings(self) -> Iterator[dict[str, int]]:
+        for simd in divisors(self.channels):
+            yield {"simd": simd}
+
+    def resources(self) -> Resources:
+        bits = max(self.in_type.bits, self.pos_type.bits) + 1
+        depth = (self.max_tokens + 1) * (self.channels // self.simd)
+        width = self.simd * self.pos_type.bits
+        rom = width * -(-depth // 64) if depth <= 512 else 0
+        return Resources(
+            lut=self.simd * (bits + self.out_type.bits) + rom + 40,
+            ff=self.simd * (bits + 2 * self.out_type.bits) + 30,
+            bram36=0 if depth <= 512 else -(-width // 36) * -(-depth // 1024),
+        )
+
+
+def pos_embed(p: PosEmbedParams, constants: Constants, x: Stream) -> Stream:
+    """Golden function. ``pos``: int64 ``[max_tokens + 1, channels]``."""
+    batch, tokens, channels = x.data.shape
+    pos = constants["pos"]
+    data = torch.cat([torch.zeros(batch, 1, channels, dtype=torch.int64), x.data], 1)
+    out = Stream(data, x.length + 1, x.package)
+    return out.with_data(saturate(data + pos[: tokens + 1], p.out_type))
+
+
+def stimuli(
+    rng: torch.Generator, p: PosEmbedParams, frames: int
+) -> tuple[dict[str, Tensor], list[Stream]]:
+    """Random embedding and frames."""
+    t = p.pos_type
+    pos = torch.randint(t.min, t.max + 1, (p.max_tokens + 1, p.channels), generator=rng)
+    return {"pos": pos}, [random_frames(rng, p.inputs()[0], frames, p.max_tokens)]

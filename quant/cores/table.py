@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any scalar function as a table: GELU, sigmoid, requantisation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sievit.quant.itype import IntType
+from sievit.quant.params import (
+    Constants,
+    CoreParams,
+    Memory,
+    Port,
+    Resources,
+    Stream,
+    divisors,
+    pack,
+    random_frames,
+)
+
+
+@dataclass(frozen=True)
+class TableParams(CoreParams):
+    """``y = T[clamp((x + offset) >> shift, 0, entries - 1)]`` for every channel."""
+
+    channels: int = 4
+    simd: int = 2
+    in_type: IntType = IntType(8, True)
+    out_type: IntType = IntType(8, False)
+    #: added to x before the shift
+    offset: int = 128
+    #: floor shift of the index
+    shift: int = 0
+    entries: int = 256
+
+    def __post_init__(self) -> None:
+        self.require(self.channels % self.simd == 0, "simd must divide channels")
+        self.require(self.entries >= 2, "a table has at least 2 entries")
+
+    def inputs(self) -> tuple[Port, ...]:
+        return (Port("s_axis", self.channels, self.simd, self.in_type),)
+
+    def output(self) -> Port:
+        return Port("m_axis", self.channels, self.simd, self.out_type)
+
+    def memories(self, constants: Constants) -> dict[str, Memory]:
+        """``table``: one entry per word."""
+        return {
+            "table": Memory(self.out_type.bits, pack(constants["table"][:, None], self.out_type))
+        }
+
+    def arrays(self, constants: Constants) -> dict[str, tuple[IntType, Tensor]]:
+        return {"table": (self.out_type, constants["table"])}
+
+    def cycles(self, tokens: int) -> int:
+        return tokens * (self.channels // self.simd)
+
+    def foldings(self) -> Iterator[dict[str, int]]:
+        for simd in divisors(self.channels):
+            yield {"simd": simd}
+
+    def resources(self) -> Resources:
+        rom = self.out_type.bits * -(-self.entries // 64) * 1.25
+        return Resources(
+            lut=self.simd * (rom + self.in_type.bits) + 20,
+            ff=self.simd * (self.in_type.bits + 2 * self.out_type.bits) + 10,
+        )
+
+
+def lookup(x: Tensor, table: Tensor, offset: int, shift: int) -> Tensor:
+    """``T[clamp((x + offset) >> shift, 0, len(T) - 1)]`` on int64 tensors."""
+    return table[((x + offset) >> shift).clamp(0, len(table) - 1)]
+
+
+def table(p: TableParams, constants: Constants, x: Stream) -> Stream:
+    """Golden function. ``table``: int64 ``[entries]``."""
+    values = p.out_type.check(constants["table"], "table")
+    return x.with_data(lookup(x.data, values, p.offset, p.shift))
+
+
+def stimuli(
+    rng: torch.Generator, p: TableParams, frames: int
+) -> tuple[dict[str, Tensor], list[Stream]]:
+    """A random table and frames."""
+    t = p.out_type
+    values = torch.randint(t.min, t.max + 1, (p.entries,), generator=rng)
+    return {"table": values}, [random_frames(rng, p.inputs()[0], frames, p.max_tokens, True)]

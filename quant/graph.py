@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Graph: a network of cores, integers only, in one readable file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sievit.quant.itype import IntType
+from sievit.quant.params import Core, CoreParams, Port, load_core
+
+
+class UnsupportedError(Exception):
+    """Something that cannot be compiled: which node, why, and what to do about it."""
+
+    def __init__(self, node: str, reason: str, hint: str) -> None:
+        super().__init__(f"{node}: {reason}; {hint}")
+        self.node, self.reason, self.hint = node, reason, hint
+
+
+@dataclass(frozen=True)
+class Node:
+    """One instance of a core. Its output edge bears its name.
+
+    Attributes:
+        inputs: producing node (or ``Graph.INPUT``) of every input port, in the order of ``params.inputs()``.
+        depths: FIFO depth in beats in front of every input port; 0 = no FIFO.
+        exponent: value of an output integer y is ``y * 2^exponent``.
+    """
+
+    name: str
+    core: str
+    params: CoreParams
+    constants: dict[str, Tensor]
+    inputs: tuple[str, ...]
+    depths: tuple[int, ...] = ()
+    exponent: int = 0
+
+    @property
+    def library(self) -> Core:
+        return load_core(self.core)
+
+
+@dataclass
+class Graph:
+    """Nodes in topological order; the last one is the output.
+
+    Attributes:
+        input: the port that images enter by (patch tokens in raster order).
+        input_exponent: value of an input integer x is ``x * 2^input_exponent``.
+    """
+
+    INPUT = "input"
+
+    name: str
+    input: Port
+    input_tokens: int
+    input_exponent: int
+    nodes: list[Node]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def output(self) -> Node:
+        return self.nodes[-1]
+
+    def node(self, name: str) -> Node:
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(f"no node {name!r} in graph {self.name!r}")
+
+    def port_of(self, edge: str) -> Port:
+        """Port that drives the edge of that name."""
+        return self.input if edge == self.INPUT else self.node(edge).params.output()
+
+    def consumers(self, edge: str) -> list[tuple[Node, int]]:
+        """(node, input index) of everything that reads the edge, in node order."""
+        return [(n, i) for n in self.nodes for i, e in enumerate(n.inputs) if e == edge]
+
+    def max_tokens(self, edge: str) -> int:
+        """Most tokens of a frame on the edge."""
+        if edge == self.INPUT:
+            return self.input_tokens
+        node = self.node(edge)
+        return node.params.out_tokens(node.params.max_tokens)
+
+    def replace_node(self, name: str, **changes: Any) -> None:
+        """Replace fields of a node in place."""
+        self.nodes = [replace(n, **changes) if n.name == name else n for n in self.nodes]
+
+    def check(self) -> None:
+        """Raise UnsupportedError where ports do not fit together."""
+        known = {self.INPUT}
+        for node in self.nodes:
+            ports = node.params.inputs()
+            if len(ports) != len(node.inputs):
+                raise UnsupportedError(node.name, "wrong number of inputs", "this is a lowering bug")
+            for edge, port in zip(node.inputs, ports, strict=True):
+                if edge not in known:
+                    raise UnsupportedError(node.name, f"reads {edge!r} before it is made", "reorder")
+                source = self.port_of(edge)
+                if (source.channels, source.itype) != (port.channels, port.itype):
+                    raise UnsupportedError(
+                        node.name,
+                        f"{port.name} takes {port.channels} x {port.itype}, "
+                        f"{edge!r} gives {source.channels} x {source.itype}",
+                        "this is a lowering bug",
+                    )
+            known.add(node.name)
+
+    # -- file ------------------------------------------------------------------------------------
+    def save(self, folder: Path) -> None:
+        """Write ``graph.json``, ``constants/*.npy`` and ``manifest.json`` (SHA-256 of each file).
+
+        The same graph gives the same bytes.
+        """
+        (folder / "constants").mkdir(parents=True, exist_ok=True)
+        nodes = []
+        for node in self.nodes:
+            for name, value in node.constants.items():
+                np.save(folder / "constants" / f"{node.name}.{name}.npy", value.numpy())
+            nodes.append(
+                {
+                    "name": node.name,
+                    "core": node.core,
+                    "inputs": list(node.inputs),
+                    "depths": list(node.depths),
+                    "exponent": node.exponent,
+                    "params": node.params.to_dict(),
+                    "constants": sorted(node.constants),
+                }
+            )
+        port = self.input
+        text = {
+            "name": self.name,
+            "input": {
+                "channels": port.channels,
+                "lanes": port.lanes,
+                "type": str(port.itype),
+                "tokens": self.input_tokens,
+                "exponent": self.input_exponent,
+            },
+            "meta": self.meta,
+            "nodes": nodes,
+        }
+        (folder / "graph.json").write_text(json.dumps(text, indent=1) + "\n")
+        files = sorted(p for p in folder.rglob("*.npy")) + [folder / "graph.json"]
+        sums = {
+            p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in files
+        }
+        (folder / "manifest.json").write_text(json.dumps(sums, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Graph:
+        """Read a saved graph. Raises ValueError if a file's SHA-256 differs from the manifest."""
+        sums = json.loads((folder / "manifest.json").read_text())
+        for name, digest in sums.items():
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+                raise ValueError(f"{folder / name} was changed after the build; build again")
+        text = json.loads((folder / "graph.json").read_text())
+        nodes = []
+        for n in text["nodes"]:
+            constants = {
+                c: torch.from_numpy(np.load(folder / "constants" / f"{n['name']}.{c}.npy"))
+                for c in n["constants"]
+            }
+            nodes.append(
+                Node(
+                    n["name"],
+                    n["core"],
+                    load_core(n["core"]).params.from_dict(n["params"]),
+                    constants,
+                    tuple(n["inputs"]),
+                    tuple(n["depths"]),
+                    n["exponent"],
+                )
+            )
+        i = text["input"]
+        port = Port("s_axis", i["channels"], i["lanes"], IntType.parse(i["type"]))
+        return cls(text["name"], port, i["tokens"], i["exponent"], nodes, text["meta"])

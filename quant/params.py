@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every core declares: streams, parameters, constants, cost.
+
+A core is ``quant/cores/X.py`` with a frozen dataclass ``XParams(CoreParams)`` and a golden function ``X``.
+Every field of the dataclass is an ``int`` or an ``IntType``. The field ``out_type`` becomes ``OutBits`` and
+``OutSigned`` in SystemVerilog, ``out_bits`` and ``out_signed`` in C++; the field ``in_channels`` becomes
+``InChannels`` / ``in_channels``. Memories add one file-name parameter each (``weights`` -> ``WeightsFile``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sievit.quant.itype import IntType
+
+Constants = Mapping[str, Tensor]
+
+
+@dataclass
+class Stream:
+    """A batch of frames on one edge.
+
+    Attributes:
+        data: int64 ``[B, T, C]``, T = longest frame; rows at and after a frame's length are 0.
+        length: int64 ``[B]``, tokens of each frame, 1..T (``tlast`` in hardware).
+        package: bool ``[B]``, the last token of the frame is a package token (``tuser`` in hardware).
+    """
+
+    data: Tensor
+    length: Tensor
+    package: Tensor
+
+    @classmethod
+    def full(cls, data: Tensor) -> Stream:
+        """Frames of equal length without a package token, from int64 ``[B, T, C]``."""
+        batch, tokens, _ = data.shape
+        return cls(data, torch.full((batch,), tokens), torch.zeros(batch, dtype=torch.bool))
+
+    def valid(self) -> Tensor:
+        """bool ``[B, T]``: the token exists."""
+        return torch.arange(self.data.shape[1]) < self.length[:, None]
+
+    def with_data(self, data: Tensor) -> Stream:
+        """Same frames, other channels; rows past the length are cleared."""
+        return Stream(data * self.valid()[:, :, None], self.length, self.package)
+
+    def frame(self, i: int) -> Tensor:
+        """int64 ``[length, C]`` of frame ``i``."""
+        return self.data[i, : int(self.length[i])]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Stream) or not torch.equal(self.length, other.length):
+            return False
+        tokens = int(self.length.max())
+        return torch.equal(self.package, other.package) and torch.equal(
+            self.data[:, :tokens], other.data[:, :tokens]
+        )
+
+
+@dataclass(frozen=True)
+class Port:
+    """One AXI4-Stream port: ``channels`` per token, ``lanes`` channels per beat of ``itype``."""
+
+    name: str
+    channels: int
+    lanes: int
+    itype: IntType
+
+    @property
+    def beats(self) -> int:
+        """Beats per token."""
+        return self.channels // self.lanes
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A ROM image: ``words`` of ``width`` bits, read by ``$readmemh`` through ``<Name>File``."""
+
+    width: int
+    words: list[int]
+
+    def hex(self) -> str:
+        digits = -(-self.width // 4)
+        return "".join(f"{word:0{digits}x}\n" for word in self.words)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """FPGA resources of one instance; ``bram36`` counts in halves (a RAMB18 is 0.5)."""
+
+    lut: float = 0
+    ff: float = 0
+    dsp: float = 0
+    bram36: float = 0
+    uram: float = 0
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(*(a + b for a, b in zip(self.astuple(), other.astuple(), strict=True)))
+
+    def astuple(self) -> tuple[float, ...]:
+        return dataclasses.astuple(self)
+
+
+@dataclass(frozen=True)
+class CoreParams:
+    """Base of all core parameters. ``max_tokens`` bounds the tokens of an input frame."""
+
+    max_tokens: int = field(default=1, kw_only=True)
+
+    HEAD_LATENCY: ClassVar[int] = 4
+
+    @classmethod
+    def stem(cls) -> str:
+        return cls.__module__.rsplit(".", 1)[-1]
+
+    # -- streams ---------------------------------------------------------------------------------
+    def inputs(self) -> tuple[Port, ...]:
+        """Input ports; the first carries the frame's ``tuser``."""
+        raise NotImplementedError(f"{self.stem()} does not declare its input ports")
+
+    def output(self) -> Port:
+        """The one output port, ``m_axis``."""
+        raise NotImplementedError(f"{self.stem()} does not declare its output port")
+
+    def out_tokens(self, tokens: int) -> int:
+        """Most tokens that leave for a frame of ``tokens``."""
+        return tokens
+
+    # -- constants -------------------------------------------------------------------------------
+    def memories(self, constants: Constants) -> dict[str, Memory]:
+        """ROM images of the RTL core for these constants at this folding."""
+        return {}
+
+    def arrays(self, constants: Constants) -> dict[str, tuple[IntType, Tensor]]:
+        """Constant arrays of the HLS core."""
+        return {}
+
+    # -- cost ------------------------------------------------------------------------------------
+    def cycles(self, tokens: int) -> int:
+        """Cycles between frames of ``tokens`` tokens in steady state, no stalls."""
+        raise NotImplementedError(f"{self.stem()} does not declare its cycles")
+
+    def head_latency(self, tokens: int) -> int:
+        """Cycles from a frame's first input beat to its first output beat, inputs never waiting."""
+        return self.HEAD_LATENCY
+
+    def barrier(self) -> bool:
+        """The first output beat needs the whole input frame."""
+        return False
+
+    def resources(self) -> Resources:
+        """Predicted resources on UltraScale+ (LUT6, RAMB36, DSP48E2)."""
+        raise NotImplementedError(f"{self.stem()} does not declare its resources")
+
+    def macs(self, tokens: int) -> int:
+        """Multiplications that a frame of ``tokens`` tokens really executes."""
+        return 0
+
+    def foldings(self) -> Iterator[dict[str, int]]:
+        """Legal values of the folding fields, cheapest first not required."""
+        yield {}
+
+    # -- the same names in three languages -------------------------------------------------------
+    def flat(self) -> dict[str, int]:
+        """Every parameter as integers, IntType fields as ``_bits`` and ``_signed``."""
+        out: dict[str, int] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, IntType):
+                base = f.name.removesuffix("_type")
+                out[f"{base}_bits"] = value.bits
+                out[f"{base}_signed"] = int(value.signed)
+            else:
+                out[f.name] = int(value)
+        return out
+
+    def sv_parameters(self) -> dict[str, int]:
+        return {camel(name): value for name, value in self.flat().items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Readable form: ints and type names."""
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {k: str(v) if isinstance(v, IntType) else v for k, v in values}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CoreParams:
+        return cls(**{k: IntType.parse(v) if isinstance(v, str) else v for k, v in values.items()})
+
+    def require(self, condition: bool, text: str) -> None:
+        """Raise ValueError naming the core if ``condition`` does not hold."""
+        if not condition:
+            raise ValueError(f"{self.stem()}: {text}")
+
+
+def camel(name: str) -> str:
+    """``num_lanes`` -> ``NumLanes``; the one naming rule between Python and SystemVerilog."""
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+@dataclass(frozen=True)
+class Core:
+    """A core of the library: its parameters and its golden function."""
+
+    stem: str
+    params: type[CoreParams]
+    golden: Callable[..., Stream]
+    stimuli: Callable[..., list[Any]]
+
+
+def core_names() -> list[str]:
+    """All cores, by file stem."""
+    import sievit.quant.cores as package
+
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__))
+
+
+def load_core(stem: str) -> Core:
+    """The core of that stem. Raises KeyError listing the known ones."""
+    if stem not in core_names():
+        raise KeyError(f"no core {stem!r}; known: {', '.join(core_names())}")
+    module = importlib.import_module(f"sievit.quant.cores.{stem}")
+    return Core(
+        stem, getattr(module, f"{camel(stem)}Params"), getattr(module, stem), module.stimuli
+    )
+
+
+def pack(values: Tensor, t: IntType) -> list[int]:
+    """One word per row of int64 ``[words, lanes]``; lane 0 in the least significant bits."""
+    rows = t.encode(values).tolist()
+    return [sum(code << (i * t.bits) for i, code in enumerate(row)) for row in rows]
+
+
+def divisors(x: int) -> list[int]:
+    return [d for d in range(1, x + 1) if x % d == 0]
+
+
+def exact_matmul(x: Tensor, w: Tensor, bound: int) -> Tensor:
+    """``x @ w`` of int64 tensors through double BLAS; ``bound`` >= every partial sum's magnitude.
+
+    Raises OverflowError where double could round.
+    """
+    if bound >= 1 << 53:
+        raise OverflowError(f"a sum of magnitude {bound} is not exact in double")
+    return (x.double() @ w.double()).long()
+
+
+def random_frames(
+    rng: torch.Generator, port: Port, frames: int, max_tokens: int, package: bool = False
+) -> Stream:
+    """Random frames of 1..max_tokens tokens; a fifth of the values at the ends of the type's range."""
+    length = torch.randint(1, max_tokens + 1, (frames,), generator=rng)
+    length[0] = max_tokens
+    if frames > 1:
+        length[1] = 1
+    shape = (frames, int(length.max()), port.channels)
+    t = port.itype
+    data = torch.randint(t.min, t.max + 1, shape, generator=rng)
+    kind = torch.randint(0, 10, shape, generator=rng)
+    data = torch.where(kind == 0, t.min, torch.where(kind == 1, t.max, data))
+    flag = torch.randint(0, 2, (frames,), generator=rng).bool() & (length > 1) & package
+    return Stream(data, length, flag).with_data(data)
