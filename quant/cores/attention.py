@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sievit.quant.cores.table import lookup
+from sievit.quant.cores.lookup_table import lookup
 from sievit.quant.itype import IntType
 from sievit.quant.params import (
     Constants,
@@ -94,6 +94,10 @@ class AttentionParams(CoreParams):
         ]
         return IntType.fitting(min(-1, min(corners) * self.head_dim), max(corners) * self.head_dim)
 
+    def flat(self) -> dict[str, int]:
+        """``recip_bits`` is called ``index_bits``: as such it would be that of ``recip_type``."""
+        return {**super().flat(), "index_bits": self.recip_bits}
+
     def inputs(self) -> tuple[Port, ...]:
         return tuple(
             Port(f"s_axis_{name}", self.channels, self.simd, t)
@@ -128,7 +132,9 @@ class AttentionParams(CoreParams):
         return tokens * self.row_cycles(tokens)
 
     def head_latency(self, tokens: int) -> int:
-        return tokens * (self.channels // self.simd) + 3 * self.row_cycles(tokens) + 20
+        groups = -(-tokens // self.m)
+        row = groups * (self.head_dim // self.simd) + 2 * groups
+        return tokens * (self.channels // self.simd) + row + 23
 
     def barrier(self) -> bool:
         return True

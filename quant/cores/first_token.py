@@ -44,12 +44,15 @@ class FirstTokenParams(CoreParams):
     def cycles(self, tokens: int) -> int:
         return tokens * (self.channels // self.simd)
 
+    def head_latency(self, tokens: int) -> int:
+        return 1
+
     def foldings(self) -> Iterator[dict[str, int]]:
         for simd in divisors(self.channels):
             yield {"simd": simd}
 
     def resources(self) -> Resources:
-        return Resources(lut=20, ff=2 * self.simd * self.in_type.bits + 10)
+        return Resources(lut=self.simd * self.in_type.bits + 16, ff=2 * self.simd * self.in_type.bits + 10)
 
 
 def first_token(p: FirstTokenParams, constants: Constants, x: Stream) -> Stream:

@@ -47,7 +47,7 @@ class GatedSumParams(CoreParams):
         return tokens * (self.channels // self.simd)
 
     def head_latency(self, tokens: int) -> int:
-        return self.channels // self.simd + 4
+        return self.channels // self.simd + 3
 
     def macs(self, tokens: int) -> int:
         return tokens * self.channels

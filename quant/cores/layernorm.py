@@ -96,7 +96,7 @@ class LayernormParams(CoreParams):
         return tokens * self.beats
 
     def head_latency(self, tokens: int) -> int:
-        return 2 * self.beats + 14
+        return self.beats + 17
 
     def macs(self, tokens: int) -> int:
         return tokens * self.channels * 3

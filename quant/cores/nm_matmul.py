@@ -139,7 +139,9 @@ class NmMatmulParams(CoreParams):
         return tokens * max(self.steps, self.in_channels // self.simd)
 
     def head_latency(self, tokens: int) -> int:
-        return self.in_channels // self.simd + self.group_inputs // self.simd + 8
+        terms = self.simd // self.m * self.n
+        levels = ((terms - 1).bit_length() + 1) // 2  # of the adder tree, four terms each
+        return self.in_channels // self.simd + self.group_inputs // self.simd + levels + 5
 
     def macs(self, tokens: int) -> int:
         return tokens * self.out_channels * self.group_inputs * self.n // self.m

@@ -60,6 +60,9 @@ class PosEmbedParams(CoreParams):
     def cycles(self, tokens: int) -> int:
         return (tokens + 1) * (self.channels // self.simd)
 
+    def head_latency(self, tokens: int) -> int:
+        return 3
+
     def foldings(self) -> Iterator[dict[str, int]]:
         for simd in divisors(self.channels):
             yield {"simd": simd}

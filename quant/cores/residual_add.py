@@ -54,6 +54,9 @@ class ResidualAddParams(CoreParams):
     def cycles(self, tokens: int) -> int:
         return tokens * (self.channels // self.simd)
 
+    def head_latency(self, tokens: int) -> int:
+        return 3
+
     def foldings(self) -> Iterator[dict[str, int]]:
         for simd in divisors(self.channels):
             yield {"simd": simd}

@@ -63,7 +63,7 @@ class TokenMeanParams(CoreParams):
         return 2 * tokens * (self.channels // self.simd)
 
     def head_latency(self, tokens: int) -> int:
-        return (tokens + 1) * (self.channels // self.simd) + 8
+        return tokens * (self.channels // self.simd) + 4
 
     def barrier(self) -> bool:
         return True

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sievit.quant.cores.table import lookup
+from sievit.quant.cores.lookup_table import lookup
 from sievit.quant.itype import IntType
 from sievit.quant.params import (
     Constants,
@@ -62,6 +62,10 @@ class TokenSelectParams(CoreParams):
     def beats(self) -> int:
         return self.channels // self.simd
 
+    def flat(self) -> dict[str, int]:
+        """``recip_bits`` is called ``index_bits``: as such it would be that of ``recip_type``."""
+        return {**super().flat(), "index_bits": self.recip_bits}
+
     def inputs(self) -> tuple[Port, ...]:
         return (
             Port("s_axis_x", self.channels, self.simd, self.x_type),
@@ -86,10 +90,10 @@ class TokenSelectParams(CoreParams):
         }
 
     def cycles(self, tokens: int) -> int:
-        return (tokens + 1) * self.beats + 12
+        return (tokens + 1) * self.beats + 2
 
     def head_latency(self, tokens: int) -> int:
-        return 6
+        return self.beats + 8
 
     def macs(self, tokens: int) -> int:
         return tokens * self.channels

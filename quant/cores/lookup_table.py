@@ -24,7 +24,7 @@ from sievit.quant.params import (
 
 
 @dataclass(frozen=True)
-class TableParams(CoreParams):
+class LookupTableParams(CoreParams):
     """``y = T[clamp((x + offset) >> shift, 0, entries - 1)]`` for every channel."""
 
     channels: int = 4
@@ -59,6 +59,9 @@ class TableParams(CoreParams):
     def cycles(self, tokens: int) -> int:
         return tokens * (self.channels // self.simd)
 
+    def head_latency(self, tokens: int) -> int:
+        return 3
+
     def foldings(self) -> Iterator[dict[str, int]]:
         for simd in divisors(self.channels):
             yield {"simd": simd}
@@ -76,14 +79,14 @@ def lookup(x: Tensor, table: Tensor, offset: int, shift: int) -> Tensor:
     return table[((x + offset) >> shift).clamp(0, len(table) - 1)]
 
 
-def table(p: TableParams, constants: Constants, x: Stream) -> Stream:
+def lookup_table(p: LookupTableParams, constants: Constants, x: Stream) -> Stream:
     """Golden function. ``table``: int64 ``[entries]``."""
     values = p.out_type.check(constants["table"], "table")
     return x.with_data(lookup(x.data, values, p.offset, p.shift))
 
 
 def stimuli(
-    rng: torch.Generator, p: TableParams, frames: int
+    rng: torch.Generator, p: LookupTableParams, frames: int
 ) -> tuple[dict[str, Tensor], list[Stream]]:
     """A random table and frames."""
     t = p.out_type

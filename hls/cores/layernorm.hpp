@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+/// \file
+/// Integer layer normalisation of every token.
+#pragma once
+
+#include "../lib/axis.hpp"
+
+namespace sievit {
+
+struct layernorm_config {
+  static constexpr int max_tokens = 1;
+  static constexpr int channels = 8;
+  static constexpr int simd = 2;
+  static constexpr int in_bits = 12;
+  static constexpr int in_signed = 1;
+  static constexpr int out_bits = 8;
+  static constexpr int out_signed = 1;
+  static constexpr int mean_mult = 8192;
+  static constexpr int mean_shift = 16;
+  static constexpr int index_bits = 5;
+  static constexpr int rsqrt_bits = 13;
+  static constexpr int rsqrt_signed = 0;
+  static constexpr int norm_shift = 2;
+  static constexpr int scale_bits = 8;
+  static constexpr int scale_signed = 1;
+  static constexpr int bias_bits = 16;
+  static constexpr int bias_signed = 1;
+  static constexpr int shift = 10;
+  static constexpr int half_up = 0;
+};
+
+/// Widths that follow from a `layernorm_config`.
+template <class Cfg>
+struct layernorm_shape {
+  static constexpr int beats = Cfg::channels / Cfg::simd;
+  static constexpr int sum_bits = Cfg::in_bits + 1 + bits_for(Cfg::channels);
+  static constexpr int diff_bits = Cfg::in_bits + 1;
+  static constexpr int square_bits = 2 * diff_bits - 1 + bits_for(Cfg::channels);
+  static constexpr int norm_bits = Cfg::rsqrt_bits - Cfg::norm_shift + 2;
+  typedef num<Cfg::in_bits, Cfg::in_signed> in_t;
+  typedef ap_int<diff_bits> diff_t;
+};
+
+/// 1/sqrt of a token's sum of squares: table entry and exponent.
+template <class Cfg>
+struct layernorm_gain {
+  num<Cfg::rsqrt_bits, Cfg::rsqrt_signed> value;
+  ap_uint<6> exponent;
+};
+
+/// Mean of every token; the beats go on unchanged.
+template <class Cfg>
+void layernorm_mean(hls::stream<beat<Cfg::simd * Cfg::in_bits>>& s_axis,
+                    hls::stream<beat<Cfg::simd * Cfg::in_bits>>& m_axis,
+                    hls::stream<ap_int<Cfg::in_bits + 1>>& means) {
+  typedef layernorm_shape<Cfg> shape;
+  constexpr int width = shape::sum_bits + signed_bits_for(Cfg::mean_mult);
+  ap_int<shape::sum_bits> total = 0;
+  int at = 0;
+  bool last = false;
+beats:
+  while (!last) {
+#pragma HLS PIPELINE II=1  // a beat per cycle
+    const beat<Cfg::simd * Cfg::in_bits> x = s_axis.read();
+    if (at == 0) total = 0;
+  lanes:
+    for (int i = 0; i < Cfg::simd; i++) {
+#pragma HLS UNROLL  // lanes side by side
+      total += get_lane<typename shape::in_t>(x.data, i);
+    }
+    m_axis.write(x);
+    last = x.last;
+    at++;
+    if (at == shape::beats) {
+      const ap_int<width> scaled = total * ap_int<signed_bits_for(Cfg::mean_mult)>(Cfg::mean_mult);
+      means.write(round_shift<Cfg::mean_shift, Cfg::half_up>(scaled));
+      at = 0;
+    }
+  }
+}
+
+/// Differences from the mean, and 1/sqrt of the sum of their squares.
+template <class Cfg>
+void layernorm_gains(hls::stream<beat<Cfg::simd * Cfg::in_bits>>& s_axis,
+                     hls::stream<ap_int<Cfg::in_bits + 1>>& means,
+                     hls::stream<beat<Cfg::simd * (Cfg::in_bits + 1)>>& m_axis,
+                     hls::stream<layernorm_gain<Cfg>>& gains,
+                     const rom<Cfg::rsqrt_bits, Cfg::rsqrt_signed> rsqrt[4 << Cfg::index_bits]) {
+  typedef layernorm_shape<Cfg> shape;
+  ap_uint<shape::square_bits> squares = 0;
+  ap_int<Cfg::in_bits + 1> mean = 0;
+  int at = 0;
+  bool last = false;
+beats:
+  while (!last) {
+#pragma HLS PIPELINE II=1  // a beat per cycle
+    if (at == 0) {
+      mean = means.read();
+      squares = 0;
+    }
+    const beat<Cfg::simd * Cfg::in_bits> x = s_axis.read();
+    beat<Cfg::simd * shape::diff_bits> y = {0, x.last, x.user};
+  lanes:
+    for (int i = 0; i < Cfg::simd; i++) {
+#pragma HLS UNROLL  // lanes side by side
+      const typename shape::diff_t d = get_lane<typename shape::in_t>(x.data, i) - mean;
+      squares += ap_uint<2 * shape::diff_bits - 1>(d * d);
+      set_lane(y.data, i, d);
+    }
+    m_axis.write(y);
+    last = x.last;
+    at++;
+    if (at == shape::beats) {
+      if (squares == 0) squares = 1;
+      const normal v = rsqrt_index<Cfg::index_bits>(squares);
+      gains.write({rsqrt[v.index], ap_uint<6>(v.position)});
+      at = 0;
+    }
+  }
+}
+
+/// Scaling to unit variance, then the affine part.
+template <class Cfg>
+void layernorm_scale(hls::stream<beat<Cfg::simd * (Cfg::in_bits + 1)>>& s_axis,
+                     hls::stream<layernorm_gain<Cfg>>& gains,
+                     hls::stream<beat<Cfg::simd * Cfg::out_bits>>& m_axis,
+                     const rom<Cfg::scale_bits, Cfg::scale_signed> scale[Cfg::channels],
+                     const rom<Cfg::bias_bits, Cfg::bias_signed> bias[Cfg::channels]) {
+  constexpr int simd = Cfg::simd;
+#pragma HLS ARRAY_RESHAPE variable=scale cyclic factor=simd dim=1  // a beat per read
+#pragma HLS ARRAY_RESHAPE variable=bias cyclic factor=simd dim=1   // a beat per read
+  typedef layernorm_shape<Cfg> shape;
+  constexpr int product_bits = shape::diff_bits + Cfg::rsqrt_bits + 1;
+  constexpr int affine_bits = larger(shape::norm_bits + Cfg::scale_bits + 1, Cfg::bias_bits + 1) + 1;
+  constexpr int most = shape::square_bits / 2 + Cfg::norm_shift;
+  layernorm_gain<Cfg> gain = {0, 0};
+  int at = 0;
+  bool last = false;
+beats:
+  while (!last) {
+#pragma HLS PIPELINE II=1  // a beat per cycle
+    if (at == 0) gain = gains.read();
+    const beat<Cfg::simd * shape::diff_bits> x = s_axis.read();
+    beat<Cfg::simd * Cfg::out_bits> y = {0, x.last, x.user};
+  lanes:
+    for (int i = 0; i < simd; i++) {
+#pragma HLS UNROLL  // lanes side by side
+      const ap_int<product_bits> product = get_lane<typename shape::diff_t>(x.data, i) * gain.value;
+      const ap_int<shape::norm_bits> z =
+          round_shift<most, Cfg::half_up>(product, static_cast<int>(gain.exponent) + Cfg::norm_shift);
+      const ap_int<affine_bits> affine =
+          z * num<Cfg::scale_bits, Cfg::scale_signed>(scale[at * simd + i]) +
+          num<Cfg::bias_bits, Cfg::bias_signed>(bias[at * simd + i]);
+      set_lane(y.data, i, saturate<Cfg::out_bits, Cfg::out_signed>(round_shift<Cfg::shift, Cfg::half_up>(affine)));
+    }
+    m_axis.write(y);
+    last = x.last;
+    at = at == shape::beats - 1 ? 0 : at + 1;
+  }
+}
+
+/// Layer normalisation in integers:
+///
+///     mean = round_shift(sum(x) * mean_mult, mean_shift)
+///     d    = x - mean
+///     v    = max(sum(d * d), 1)
+///     i, e = rsqrt_index(v, index_bits)
+///     z    = round_shift(d * rsqrt[i], e + norm_shift)
+///     y    = saturate(round_shift(z * scale[c] + bias[c], shift))
+///
+/// Three processes, a token apart from each other; II 1 per beat, latency 2 tokens and about 14 cycles.
+/// \tparam Cfg a `layernorm_config`
+template <class Cfg>
+void layernorm(hls::stream<beat<Cfg::simd * Cfg::in_bits>>& s_axis,
+               hls::stream<beat<Cfg::simd * Cfg::out_bits>>& m_axis,
+               const rom<Cfg::rsqrt_bits, Cfg::rsqrt_signed> rsqrt[4 << Cfg::index_bits],
+               const rom<Cfg::scale_bits, Cfg::scale_signed> scale[Cfg::channels],
+               const rom<Cfg::bias_bits, Cfg::bias_signed> bias[Cfg::channels]) {
+#pragma HLS DATAFLOW  // the processes work on three tokens at a time
+  [[maybe_unused]] constexpr int depth = 2 * layernorm_shape<Cfg>::beats + 4;
+  hls::stream<beat<Cfg::simd * Cfg::in_bits>> values("values");
+#pragma HLS STREAM variable=values depth=depth  // a token waits for its mean
+  hls::stream<ap_int<Cfg::in_bits + 1>> means("means");
+#pragma HLS STREAM variable=means depth=4  // tokens in flight
+  hls::stream<beat<Cfg::simd * (Cfg::in_bits + 1)>> differences("differences");
+#pragma HLS STREAM variable=differences depth=depth  // a token waits for its gain
+  hls::stream<layernorm_gain<Cfg>> gains("gains");
+#pragma HLS STREAM variable=gains depth=4  // tokens in flight
+  layernorm_mean<Cfg>(s_axis, values, means);
+  layernorm_gains<Cfg>(values, means, differences, gains, rsqrt);
+  layernorm_scale<Cfg>(differences, gains, m_axis, scale, bias);
+}
+
+}  // namespace sievit

@@ -1,0 +1,459 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Vision Transformer as the hardware computes it: Brevitas layers and integer cores.
+
+Every module takes and returns Brevitas ``IntQuantTensor`` whose values are integers times a power of two.
+Module names equal those of the float model, so its weights load directly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from brevitas.quant_tensor import IntQuantTensor
+from torch import Tensor, nn
+
+from sievit.models.core_ops import apply_core
+from sievit.models.quantizers import (
+    QuantLinear,
+    act,
+    dims,
+    exponent,
+    input_scale,
+    itype,
+    pixels,
+    quant_tensor,
+)
+from sievit.models.recipe import Recipe
+from sievit.quant.cores.attention import AttentionParams, exp_table, probabilities
+from sievit.quant.cores.first_token import FirstTokenParams
+from sievit.quant.cores.gated_sum import GatedSumParams
+from sievit.quant.cores.layernorm import LayernormParams
+from sievit.quant.cores.lookup_table import LookupTableParams
+from sievit.quant.cores.pos_embed import PosEmbedParams
+from sievit.quant.cores.token_mean import TokenMeanParams, count_reciprocals
+from sievit.quant.cores.token_select import TokenSelectParams, compact, decide
+from sievit.quant.custom_op import CoreCall
+from sievit.quant.itype import IntType
+from sievit.quant.params import Stream
+from sievit.quant.rounding import reciprocal_table, rsqrt_table
+
+RECIP_BITS = 6
+
+
+class QuantLayerNorm(nn.LayerNorm):
+    """Layer normalisation by the ``layernorm`` core; the output spans -4..4."""
+
+    FRAC, SCALE_EXPONENT = 8, -5
+
+    def __init__(self, dim: int, bits: int) -> None:
+        super().__init__(dim)
+        self.out_type = IntType(bits, True)
+        self.out_exponent = 3 - bits
+
+    def forward(self, x: IntQuantTensor) -> IntQuantTensor:  # type: ignore[override]
+        dim, t = self.normalized_shape[0], itype(x)
+        gain_bits = -(-(dim - 1).bit_length() // 2)  # sqrt(dim) < 2^gain_bits
+        rsqrt_type, affine = IntType(self.FRAC + 3 + gain_bits, False), IntType(8, True)
+        bias_exponent, bias_type = self.SCALE_EXPONENT - self.FRAC, IntType(18, True)
+        scale = (self.weight.detach() * 2.0**-self.SCALE_EXPONENT).round().long()
+        bias = (self.bias.detach() * 2.0**-bias_exponent).round().long()
+        mean_shift = t.bits + dim.bit_length() + 2
+        p = LayernormParams(
+            max_tokens=dims(x)[1],
+            channels=dim,
+            simd=1,
+            in_type=t,
+            out_type=self.out_type,
+            mean_mult=((2 << mean_shift) + dim) // (2 * dim),
+            mean_shift=mean_shift,
+            index_bits=RECIP_BITS - 1,
+            rsqrt_type=rsqrt_type,
+            norm_shift=2,
+            scale_type=affine,
+            bias_type=bias_type,
+            shift=self.out_exponent - bias_exponent,
+        )
+        constants = {
+            "rsqrt": rsqrt_table(p.index_bits, self.FRAC + 2, dim),
+            "scale": scale.clamp(affine.min, affine.max),
+            "bias": bias.clamp(bias_type.min, bias_type.max),
+        }
+        call = CoreCall("layernorm", p, constants, (exponent(x),), self.out_exponent)
+        step = 2.0**self.out_exponent
+        smooth = super().forward(x.value).clamp(self.out_type.min * step, self.out_type.max * step)
+        y = apply_core(call, smooth, [x.value])
+        return quant_tensor(y, self.out_exponent, self.out_type, self.training)
+
+
+class Table(nn.Module):
+    """A scalar function by the ``lookup_table`` core, one entry per input code."""
+
+    def __init__(
+        self,
+        function: Callable[[float], float],
+        smooth: Callable[[Tensor], Tensor],
+        out: Callable[[IntType, int], tuple[IntType, int]],
+    ) -> None:
+        super().__init__()
+        self.function, self.smooth, self.out = function, smooth, out
+
+    def forward(self, x: IntQuantTensor) -> IntQuantTensor:
+        t, e = itype(x), exponent(x)
+        out_type, out_exponent = self.out(t, e)
+        codes = range(t.min, t.max + 1)
+        values = [round(self.function(c * 2.0**e) * 2.0**-out_exponent) for c in codes]
+        p = LookupTableParams(
+            max_tokens=dims(x)[1],
+            channels=dims(x)[2],
+            simd=1,
+            in_type=t,
+            out_type=out_type,
+            offset=-t.min,
+            shift=0,
+            entries=1 << t.bits,
+        )
+        table = torch.tensor(values).clamp(out_type.min, out_type.max)
+        call = CoreCall("lookup_table", p, {"table": table}, (e,), out_exponent)
+        y = apply_core(call, self.smooth(x.value), [x.value])
+        return quant_tensor(y, out_exponent, out_type, self.training)
+
+
+def gelu() -> Table:
+    """GELU; the result keeps type and scale of the argument."""
+    return Table(
+        lambda v: 0.5 * v * (1 + math.erf(v / math.sqrt(2))),
+        nn.functional.gelu,
+        lambda t, e: (t, e),
+    )
+
+
+def sigmoid() -> Table:
+    """Sigmoid in 1/256 steps, at most 255/256."""
+    return Table(
+        lambda v: 1 / (1 + math.exp(-v)), torch.sigmoid, lambda t, e: (IntType(8, False), -8)
+    )
+
+
+def two_way() -> Table:
+    """``softmax([v/2, -v/2])`` difference ``t_keep - t_drop = tanh(v / 2)`` in 1/128 steps."""
+    return Table(
+        lambda v: math.tanh(v / 2),
+        lambda x: torch.tanh(x / 2),
+        lambda t, e: (IntType(8, True), -7),
+    )
+
+
+class Attention(nn.Module):
+    """Multi-head attention by the ``attention`` core; probabilities in 1/256 steps."""
+
+    EXP_ENTRIES, EXP_BITS, RECIP_FRAC, PROB_BITS, EXP_RANGE = 128, 10, 12, 8, 10.0
+
+    def __init__(self, dim: int, num_heads: int, nm: tuple[int, int], bits: int, wbits: int) -> None:
+        super().__init__()
+        self.num_heads, self.nm = num_heads, nm
+        self.q, self.k, self.v, self.proj = (QuantLinear(dim, dim, wbits) for _ in range(4))
+        self.q_act, self.k_act, self.v_act = act(bits), act(bits), act(bits)
+
+    def forward(self, x: IntQuantTensor, frames: Tensor) -> Tensor:
+        q, k, v = self.q_act(self.q(x)), self.k_act(self.k(x)), self.v_act(self.v(x))
+        return self.proj(self.attend(q, k, v, frames))
+
+    def attend(
+        self, q: IntQuantTensor, k: IntQuantTensor, v: IntQuantTensor, frames: Tensor
+    ) -> IntQuantTensor:
+        batch, tokens, dim = dims(q)
+        head_dim = dim // self.num_heads
+        unit = 2.0 ** (exponent(q) + exponent(k)) / math.sqrt(head_dim)  # nats of one score step
+        shift = max(0, round(math.log2(self.EXP_RANGE / self.EXP_ENTRIES / unit)))
+        p = AttentionParams(
+            max_tokens=tokens,
+            channels=dim,
+            heads=self.num_heads,
+            n=self.nm[0],
+            m=self.nm[1],
+            simd=1,
+            q_type=itype(q),
+            k_type=itype(k),
+            v_type=itype(v),
+            exp_offset=(1 << shift) >> 1,
+            exp_shift=shift,
+            exp_entries=self.EXP_ENTRIES,
+            exp_type=IntType(self.EXP_BITS, False),
+            recip_bits=RECIP_BITS,
+            recip_type=IntType(self.RECIP_FRAC + 1, False),
+            prob_shift=self.RECIP_FRAC - self.PROB_BITS,
+            prob_type=IntType(self.PROB_BITS, False),
+            out_type=itype(v),
+            shift=self.PROB_BITS,
+        )
+        constants = {
+            "exp": exp_table(p.exp_entries, unit * 2**shift, p.exp_type),
+            "recip": reciprocal_table(p.recip_bits, self.RECIP_FRAC),
+        }
+        exponents = (exponent(q), exponent(k), exponent(v))
+        call = CoreCall("attention", p, constants, exponents, exponents[2], frames=True)
+        with torch.no_grad():
+            length, flag = frames[:, 0].long(), frames[:, 1] > 0
+            qs, ks = (Stream((t.value * 2.0**-exponent(t)).round().long(), length, flag)
+                      for t in (q, k))
+            keep, _ = probabilities(p, constants, qs, ks)
+        qh, kh, vh = (t.value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        score = (qh @ kh.transpose(-2, -1)) / math.sqrt(head_dim)
+        prob = score.masked_fill(~keep, float("-inf")).softmax(-1).nan_to_num()
+        smooth = (prob @ vh).transpose(1, 2).flatten(2)
+        y = apply_core(call, smooth, [q.value, k.value, v.value], frames)
+        return quant_tensor(y, exponents[2], p.out_type, self.training)
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim: int, hidden: int, bits: int, wbits: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = QuantLinear(dim, hidden, wbits), QuantLinear(hidden, dim, wbits)
+        self.fc1_act, self.gelu = act(bits), gelu()
+
+    def forward(self, x: IntQuantTensor) -> Tensor:
+        return self.fc2(self.gelu(self.fc1_act(self.fc1(x))))
+
+
+class Block(nn.Module):
+    """``x + Attn(LN x)``, then ``x + Mlp(LN x)`` on a residual stream of one scale."""
+
+    def __init__(self, recipe: Recipe, index: int) -> None:
+        super().__init__()
+        m, q = recipe.model, recipe.quant
+        nm = recipe.attention_nm(f"blocks.{index}.attn")
+        self.norm1 = QuantLayerNorm(m.embed_dim, q.act_bits)
+        self.attn = Attention(m.embed_dim, m.num_heads, nm, q.act_bits, q.weight_bits)
+        self.norm2 = QuantLayerNorm(m.embed_dim, q.act_bits)
+        hidden = int(m.embed_dim * m.mlp_ratio)
+        self.mlp = Mlp(m.embed_dim, hidden, q.act_bits, q.weight_bits)
+
+    def forward(self, x: IntQuantTensor, frames: Tensor, residual: nn.Module) -> IntQuantTensor:
+        x = residual(x.value + residual(self.attn(self.norm1(x), frames)).value)
+        return residual(x.value + residual(self.mlp(self.norm2(x))).value)
+
+
+class TokenSelector(nn.Module):
+    """HeatViT's multi-head token selector and package token (Dong et al., HPCA'23, eq. 1-10).
+
+    Conventions, where the paper and its re-implementations differ:
+
+    * the layer norm in front is over the whole token; heads have weights of their own;
+    * the mean runs over all tokens of the frame but the class token, a package token included;
+    * the last layer of a head gives the logit difference keep - drop, ``u_h = tanh(diff / 2)``;
+    * the gate is ``a_h = sigmoid(MLP(mean over the head's lanes))`` with h hidden units;
+    * the score is ``z = sum_h a_h u_h``: without the division by ``sum_h a_h``, which has no influence on its sign;
+    * kept: z >= 0. Package weight: ``sigmoid(4 z / h)``. One package token at most; it is merged again.
+    """
+
+    TABLE_BITS, RECIP_FRAC = 7, 10
+
+    def __init__(self, dim: int, num_heads: int, bits: int) -> None:
+        super().__init__()
+        head, h = dim // num_heads, num_heads
+        half, quarter = max(1, head // 2), max(1, head // 4)
+        self.num_heads = h
+        self.norm = QuantLayerNorm(dim, bits)
+        self.local = QuantLinear(dim, h * half, bits, h)
+        self.fc1 = QuantLinear(2 * h * half, h * half, bits, h)
+        self.fc2 = QuantLinear(h * half, h * quarter, bits, h)
+        self.fc3 = QuantLinear(h * quarter, h, bits, h)
+        self.lanes = QuantLinear(dim, h, 2, h, bias=False)
+        nn.init.constant_(self.lanes.weight, 1.0 / head)
+        self.lanes.project()
+        self.lanes.weight.requires_grad_(False)
+        self.gate1, self.gate2 = QuantLinear(h, h, bits), QuantLinear(h, h, bits)
+        for name in ("local", "fc1", "fc2", "fc3", "lanes", "gate1", "gate2"):
+            setattr(self, f"{name}_act", act(bits))
+        for name in ("local", "fc1", "fc2", "gate1"):
+            setattr(self, f"{name}_gelu", gelu())
+        self.two_way, self.sigmoid = two_way(), sigmoid()
+        self.temperature = 0.5
+        self.noise = 0.0
+        #: soft share of patch tokens alive per image [B], set by every forward pass
+        self.alive: Tensor | None = None
+
+    def forward(self, x: IntQuantTensor, frames: Tensor) -> tuple[IntQuantTensor, Tensor]:
+        z = self.score(self.norm(x), frames)
+        return self.select(x, z, frames)
+
+    def score(self, y: IntQuantTensor, frames: Tensor) -> IntQuantTensor:
+        u = self.local_gelu(self.local_act(self.local(y)))
+        u = self.mean(u, frames)
+        u = self.fc1_gelu(self.fc1_act(self.fc1(u)))
+        u = self.fc2_gelu(self.fc2_act(self.fc2(u)))
+        u = self.two_way(self.fc3_act(self.fc3(u)))
+        a = self.lanes_act(self.lanes(y))
+        a = self.gate1_gelu(self.gate1_act(self.gate1(a)))
+        a = self.sigmoid(self.gate2_act(self.gate2(a)))
+        exponents = (exponent(u), exponent(a))
+        bits = itype(u).bits + itype(a).bits + (self.num_heads - 1).bit_length()
+        p = GatedSumParams(
+            max_tokens=dims(u)[1],
+            channels=self.num_heads,
+            simd=1,
+            a_type=itype(u),
+            b_type=itype(a),
+            out_type=IntType(bits, True),
+        )
+        call = CoreCall("gated_sum", p, {}, exponents, sum(exponents))
+        smooth = (u.value * a.value).sum(-1, keepdim=True)
+        z = apply_core(call, smooth, [u.value, a.value])
+        return quant_tensor(z, sum(exponents), p.out_type, self.training)
+
+    def mean(self, x: IntQuantTensor, frames: Tensor) -> IntQuantTensor:
+        tokens, channels = dims(x)[1:]
+        shift = 16
+        p = TokenMeanParams(
+            max_tokens=tokens,
+            channels=channels,
+            groups=self.num_heads,
+            simd=1,
+            in_type=itype(x),
+            recip_type=IntType(shift + 1, False),
+            shift=shift,
+        )
+        e = exponent(x)
+        constants = {"recip": count_reciprocals(tokens, shift)}
+        call = CoreCall("token_mean", p, constants, (e,), e, frames=True)
+        valid = torch.arange(tokens) < frames[:, :1]
+        count = (frames[:, :1] - 1).clamp(min=1)
+        mean = ((x.value * valid[..., None])[:, 1:].sum(1) / count)[:, None].expand_as(x.value)
+        local, wide = (t.unflatten(-1, (self.num_heads, -1)) for t in (x.value, mean))
+        y = apply_core(call, torch.cat([local, wide], -1).flatten(2), [x.value], frames)
+        return quant_tensor(y, e, itype(x), self.training)
+
+    def select(
+        self, x: IntQuantTensor, z: IntQuantTensor, frames: Tensor
+    ) -> tuple[IntQuantTensor, Tensor]:
+        tokens, channels = dims(x)[1:]
+        t, zt, ez = itype(x), itype(z), exponent(z)
+        shift = zt.bits - self.TABLE_BITS
+        weight_type = IntType(8, False)
+        p = TokenSelectParams(
+            max_tokens=tokens,
+            channels=channels,
+            simd=1,
+            x_type=t,
+            score_type=zt,
+            weight_type=weight_type,
+            offset=-zt.min,
+            shift=shift,
+            entries=1 << self.TABLE_BITS,
+            recip_bits=RECIP_BITS,
+            recip_type=IntType(self.RECIP_FRAC + 1, False),
+            recip_shift=self.RECIP_FRAC,
+        )
+        gain = 4 / self.num_heads
+        centres = [((i + 0.5) * 2**shift + zt.min) * 2.0**ez for i in range(p.entries)]
+        weight = [round(weight_type.max / (1 + math.exp(-gain * c))) for c in centres]
+        constants = {
+            "weight": torch.tensor(weight),
+            "recip": reciprocal_table(RECIP_BITS, self.RECIP_FRAC),
+        }
+        call = CoreCall(
+            "token_select", p, constants, (exponent(x), ez), exponent(x), True, True
+        )
+        exact_z = z.value
+        if self.training and self.noise > 0:  # Gumbel noise of a two-way choice is logistic
+            u = torch.rand_like(exact_z).clamp(1e-4, 1 - 1e-4)
+            noisy = exact_z + self.noise * self.temperature * (u.log() - (1 - u).log()).detach()
+            limit = 2.0**ez * zt.max
+            exact_z = (noisy * 2.0**-ez).detach().round() * 2.0**ez + (exact_z - exact_z.detach())
+            exact_z = exact_z.clamp(-limit, limit)
+        smooth = self.surrogate(x, exact_z, frames, gain)
+        y, state = apply_core(call, smooth, [x.value, exact_z], frames)
+        return quant_tensor(y, exponent(x), t, self.training), state
+
+    def surrogate(self, x: IntQuantTensor, z: Tensor, frames: Tensor, gain: float) -> Tensor:
+        """Differentiable twin of token_select; also sets ``alive``."""
+        stream = Stream(x.value, frames[:, 0].long(), frames[:, 1] > 0)
+        keep, part = decide(stream, Stream(z.detach(), stream.length, stream.package))
+        soft = torch.sigmoid(z / self.temperature)
+        through = 1 + soft - soft.detach()  # 1 with the gradient of the keep probability
+        weight = torch.sigmoid(gain * z) * part[..., None]
+        package = (weight * x.value).sum(1) / weight.sum(1).clamp(min=1e-6)
+        token = torch.arange(z.shape[1])
+        incoming = stream.package[:, None] & (token == stream.length[:, None] - 1)
+        patch = (stream.valid() & (token > 0) & ~incoming)[..., None]
+        self.alive = ((keep[..., None] + soft - soft.detach()) * patch).sum((1, 2))
+        weighted = Stream(x.value * through, stream.length, stream.package)
+        return compact(weighted, keep, part, package).data
+
+
+class QuantVisionTransformer(nn.Module):
+    """Patches ``[B, T, patch_dim]`` (multiples of the pixel step) -> logits ``[B, 1, classes]``.
+
+    ``stages`` after a forward pass holds the frames ``[B, 2]`` behind every selector.
+    """
+
+    def __init__(
+        self, recipe: Recipe, num_patches: int, patch_dim: int, num_classes: int, levels: int,
+        pruned: bool,
+    ) -> None:
+        super().__init__()
+        m, q = recipe.model, recipe.quant
+        self.pruned, self.recipe, self.levels = pruned, recipe, levels
+        self.num_patches = num_patches
+        self.pixels = pixels(levels)
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = QuantLinear(patch_dim, m.embed_dim, 8)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, m.embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, num_patches + 1, m.embed_dim))
+        self.residual = act(q.residual_bits, percentile=99.999)
+        self.blocks = nn.ModuleList(Block(recipe, i) for i in range(m.depth))
+        blocks = recipe.selector.blocks if pruned else ()
+        self.selectors = nn.ModuleDict(
+            {str(b): TokenSelector(m.embed_dim, m.num_heads, q.selector_bits) for b in blocks}
+        )
+        self.norm = QuantLayerNorm(m.embed_dim, q.selector_bits)
+        self.head = QuantLinear(m.embed_dim, num_classes, q.selector_bits)
+        self.stages: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.residual(self.patch_embed.proj(self.pixels(x)))
+        y, frames = self.embed(y)
+        self.stages = []
+        for i, block in enumerate(self.blocks):
+            if str(i) in self.selectors:
+                y, frames = self.selectors[str(i)](y, frames)
+                self.stages.append(frames)
+            y = block(y, frames, self.residual)
+        return self.head(self.norm(self.first(y)))
+
+    def first(self, x: IntQuantTensor) -> IntQuantTensor:
+        """The class token alone, by the ``first_token`` core."""
+        tokens, channels = dims(x)[1:]
+        p = FirstTokenParams(max_tokens=tokens, channels=channels, simd=1, in_type=itype(x))
+        call = CoreCall("first_token", p, {}, (exponent(x),), exponent(x))
+        y = apply_core(call, x.value[:, :1], [x.value])
+        return quant_tensor(y, exponent(x), itype(x), self.training)
+
+    def embed(self, x: IntQuantTensor) -> tuple[IntQuantTensor, Tensor]:
+        """Class token and position embedding by the ``pos_embed`` core."""
+        e, t = exponent(x), itype(x)
+        pos = torch.cat([self.cls_token + self.pos_embed[:, :1], self.pos_embed[:, 1:]], 1)
+        p = PosEmbedParams(
+            max_tokens=self.num_patches,
+            channels=dims(x)[2],
+            simd=1,
+            in_type=t,
+            pos_type=t,
+            out_type=t,
+        )
+        table = (pos[0].detach() * 2.0**-e).round().long().clamp(t.min, t.max)
+        call = CoreCall("pos_embed", p, {"pos": table}, (e,), e, makes_frames=True)
+        smooth = torch.nn.functional.pad(x.value, (0, 0, 1, 0)) + pos
+        y, frames = apply_core(call, smooth, [x.value])
+        return quant_tensor(y, e, t, self.training), frames
+
+    def matrices(self) -> dict[str, QuantLinear]:
+        """Every QuantLinear by module name."""
+        return {n: m for n, m in self.named_modules() if isinstance(m, QuantLinear)}
+
+
+def image_input(patches: Tensor, levels: int) -> Tensor:
+    """Integer patches as the network's float input: multiples of the pixel step."""
+    return patches.float() * input_scale(levels)

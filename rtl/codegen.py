@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Graph -> one SystemVerilog module of instances and wires, and its memory images.
+
+Every edge is a bundle of wires named after the node that drives it (``<node>_tdata`` ...). Several
+consumers hang on an ``axis_fork``; in front of an input stand an ``axis_width`` where lanes differ
+and an ``axis_fifo`` where the node asks for one. The memory files are named relative to the folder
+of the module: simulators and synthesis run there.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from math import lcm
+from pathlib import Path
+
+from sievit.quant.graph import Graph, Node
+from sievit.quant.params import Port, camel
+
+SIGNALS = ("tdata", "tvalid", "tready", "tlast", "tuser")
+#: words of IEEE 1800 that could pass as the name of a network
+KEYWORDS = frozenset(
+    """accept_on alias always and assert assign assume automatic before begin bind bins bit break
+    buf byte case cell chandle checker class clocking cmos config const constraint context continue
+    cover cross deassign default design disable dist do edge else end enum event eventually expect
+    export extends extern final first_match for force foreach forever fork forkjoin function
+    generate genvar global highz0 highz1 if iff implements implies import inside initial inout
+    input instance int integer interconnect interface intersect join large let liblist library
+    local logic longint macromodule matches medium modport module nand negedge nettype new nexttime
+    nmos nor not null or output package packed parameter pmos posedge primitive priority program
+    property protected pull0 pull1 pulldown pullup pure rand randc randcase real realtime ref reg
+    release repeat restrict return rnmos rpmos rtran scalared sequence shortint shortreal signed
+    small soft solve specify static string strong strong0 strong1 struct super supply0 supply1
+    table tagged task this throughout time timeprecision timeunit tran tri tri0 tri1 triand trior
+    trireg type typedef union unique unsigned until untyped use uwire var vectored virtual void
+    wait wand weak weak0 weak1 while wildcard wire with within wor xnor xor""".split()
+)
+READABLE = " /* verilator public_flat_rd */"
+
+
+@dataclass(frozen=True)
+class _Bundle:
+    """Wires of one stream: ``<name>_tdata`` ..., or slice ``index`` of the outputs of a fork."""
+
+    name: str
+    lanes: int
+    bits: int
+    index: int | None = None
+
+    @property
+    def width(self) -> int:
+        return self.lanes * self.bits
+
+    def wire(self, signal: str) -> str:
+        if self.index is None:
+            return f"{self.name}_{signal}"
+        if signal == "tdata":
+            return f"{self.name}_tdata[{self.index * self.width}+:{self.width}]"
+        return f"{self.name}_{signal}[{self.index}]"
+
+
+class _Module:
+    """Text of the module under construction."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def wires(self, bundle: _Bundle, mark: str = "", copies: int = 1) -> _Bundle:
+        """Declare the wires of a bundle, ``copies`` side by side."""
+        one = "" if copies == 1 else f"[{copies - 1}:0] "
+        self.lines.append(f"  wire [{copies * bundle.width - 1}:0] {bundle.name}_tdata{mark};")
+        self.lines += [f"  wire {one}{bundle.name}_{s}{mark};" for s in SIGNALS[1:]]
+        return bundle
+
+    def instance(
+        self,
+        module: str,
+        name: str,
+        parameters: dict[str, int | str],
+        ports: list[tuple[str, _Bundle]],
+    ) -> None:
+        """Instantiate ``module`` with its stream ports (prefix, wires)."""
+        values = [
+            f'      .{k}("{v}")' if isinstance(v, str) else f"      .{k}({v})"
+            for k, v in parameters.items()
+        ]
+        links = ["      .clk_i", "      .rst_ni"]
+        for prefix, bundle in ports:
+            links += [f"      .{prefix}_{s}({bundle.wire(s)})" for s in SIGNALS]
+        head = f"  {module} #(\n" + ",\n".join(values) + f"\n  ) {name} (" if values else (
+            f"  {module} {name} ("
+        )  # fmt: skip
+        self.lines += [head, ",\n".join(links), "  );", ""]
+
+
+def generate(graph: Graph, folder: Path) -> Path:
+    """Write ``<graph.name>.sv`` and ``mem/*.hex`` into ``folder``; the same graph gives the same
+    bytes."""
+    graph.check()
+    if graph.name in KEYWORDS:
+        raise ValueError(f"codegen: {graph.name!r} is a word of SystemVerilog; rename the graph")
+    for name in [graph.name, *(n.name for n in graph.nodes)]:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("s_axis", "m_axis"):
+            raise ValueError(f"codegen: {name!r} cannot name a wire; use lower_snake_case")
+    (folder / "mem").mkdir(parents=True, exist_ok=True)
+    module = _Module()
+    source = _port_bundle(graph.input, "s_axis")
+    output = graph.output.name
+    for node in graph.nodes:
+        module.wires(_edge_bundle(graph, node.name), READABLE)
+    module.lines.append("")
+
+    # what each (edge, n-th consumer) reads from
+    taps: dict[tuple[str, int], _Bundle] = {}
+    for edge in [Graph.INPUT, *(n.name for n in graph.nodes)]:
+        bundle = source if edge == Graph.INPUT else _edge_bundle(graph, edge)
+        # the graph's output port is a consumer of its edge
+        count = len(graph.consumers(edge)) + (edge == output)
+        if count == 0:
+            raise ValueError(f"codegen: nobody reads edge {edge!r}; remove the node")
+        if count == 1:
+            taps[edge, 0] = bundle
+            continue
+        fork = replace(bundle, name=f"{edge}_fork")
+        module.wires(fork, copies=count)
+        module.instance(
+            "axis_fork",
+            f"u_{edge}_fork",
+            {"NumOut": count, "DataBits": bundle.width},
+            [("s_axis", bundle), ("m_axis", fork)],
+        )
+        for i in range(count):
+            taps[edge, i] = replace(fork, index=i)
+
+    seen: dict[str, int] = {}
+    for node in graph.nodes:
+        ports = node.params.inputs()
+        depths = node.depths or (0,) * len(ports)
+        links = []
+        for i, (edge, port, depth) in enumerate(zip(node.inputs, ports, depths, strict=True)):
+            bundle = taps[edge, seen.get(edge, 0)]
+            seen[edge] = seen.get(edge, 0) + 1
+            links.append((port.name, _adapt(module, f"{node.name}_in{i}", bundle, port, depth)))
+        links.append((node.params.output().name, _edge_bundle(graph, node.name)))
+        parameters = {**node.params.sv_parameters(), **_write_memories(node, folder)}
+        module.instance(node.core, f"u_{node.name}", parameters, links)
+
+    end = taps[output, len(graph.consumers(output))]
+    for signal in ("tdata", "tvalid", "tlast", "tuser"):
+        module.lines.append(f"  assign m_axis_{signal} = {end.wire(signal)};")
+    module.lines += [f"  assign {end.wire('tready')} = m_axis_tready;", "", "endmodule", ""]
+
+    path = folder / f"{graph.name}.sv"
+    path.write_text(_header(graph) + "\n".join(module.lines))
+    return path
+
+
+def taps(graph: Graph) -> list[tuple[str, str, Port]]:
+    """(edge, prefix of its wires, port) of every edge, for ``sim.runner.simulate``.
+
+    A beat counts where its producer hands it over, in front of any fork.
+    """
+    edges = [(Graph.INPUT, "s_axis", graph.input)]
+    return edges + [(n.name, n.name, n.params.output()) for n in graph.nodes]
+
+
+def output_port(graph: Graph) -> Port:
+    """The ``m_axis`` port of the generated module."""
+    return replace(graph.output.params.output(), name="m_axis")
+
+
+def _port_bundle(port: Port, name: str) -> _Bundle:
+    return _Bundle(name, port.lanes, port.itype.bits)
+
+
+def _edge_bundle(graph: Graph, edge: str) -> _Bundle:
+    return _port_bundle(graph.port_of(edge), edge)
+
+
+def _header(graph: Graph) -> str:
+    lines = ["// SPDX-License-Identifier: Apache-2.0", "", f"module {graph.name} ("]
+    ports = ["    input  wire clk_i", "    input  wire rst_ni"]
+    for port, name, to, back in (
+        (graph.input, "s_axis", "input  wire", "output wire"),
+        (output_port(graph), "m_axis", "output wire", "input  wire"),
+    ):
+        ports.append(f"    {to} [{port.lanes * port.itype.bits - 1}:0] {name}_tdata")
+        ports.append(f"    {to} {name}_tvalid")
+        ports.append(f"    {back} {name}_tready")
+        ports += [f"    {to} {name}_tlast", f"    {to} {name}_tuser"]
+    return "\n".join([*lines, ",\n".join(ports), ");", "", ""])
+
+
+def _adapt(module: _Module, name: str, bundle: _Bundle, port: Port, depth: int) -> _Bundle:
+    """Width converters and FIFO between an edge and an input port."""
+    widths = [port.lanes]
+    common = lcm(bundle.lanes, port.lanes)  # divides the channels, as both do
+    if common not in (bundle.lanes, port.lanes):
+        widths = [common, port.lanes]  # by way of fewer lanes it would lose rate
+    for i, lanes in enumerate(widths):
+        if bundle.lanes == lanes:
+            continue
+        wide = module.wires(_Bundle(f"{name}_width{i}", lanes, bundle.bits))
+        module.instance(
+            "axis_width",
+            f"u_{name}_width{i}",
+            {"LaneBits": bundle.bits, "InLanes": bundle.lanes, "OutLanes": lanes},
+            [("s_axis", bundle), ("m_axis", wide)],
+        )
+        bundle = wide
+    if depth > 0:
+        fifo = module.wires(_Bundle(f"{name}_fifo", bundle.lanes, bundle.bits))
+        module.instance(
+            "axis_fifo",
+            f"u_{name}_fifo",
+            {"DataBits": bundle.width, "Depth": depth},
+            [("s_axis", bundle), ("m_axis", fifo)],
+        )
+        bundle = fifo
+    return bundle
+
+
+def _write_memories(node: Node, folder: Path) -> dict[str, int | str]:
+    """Write the memory images of a node; returns the file-name parameters."""
+    out: dict[str, int | str] = {}
+    for key, memory in node.params.memories(node.constants).items():
+        name = f"mem/{node.name}.{key}.hex"
+        (folder / name).write_text(memory.hex())
+        out[f"{camel(key)}File"] = name
+    return out

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// y = sum_c a[c] * b[c], exact, one channel per token. Frames end together; tuser is that of a.
+/// One beat per cycle; y leaves 4 cycles after the token's last beat.
+module gated_sum #(
+    parameter int unsigned MaxTokens = 1,  // tokens of a frame, any number works
+    parameter int unsigned Channels = 4,
+    parameter int unsigned Simd = 2,       // divides Channels
+    parameter int unsigned ABits = 8,
+    parameter bit ASigned = 1,
+    parameter int unsigned BBits = 8,
+    parameter bit BSigned = 0,
+    parameter int unsigned OutBits = 20,   // holds the sum
+    parameter bit OutSigned = 1            // without effect: the sum is exact
+) (
+    input  logic                  clk_i,
+    input  logic                  rst_ni,
+    input  logic [Simd*ABits-1:0] s_axis_a_tdata,
+    input  logic                  s_axis_a_tvalid,
+    output logic                  s_axis_a_tready,
+    input  logic                  s_axis_a_tlast,
+    input  logic                  s_axis_a_tuser,
+    input  logic [Simd*BBits-1:0] s_axis_b_tdata,
+    input  logic                  s_axis_b_tvalid,
+    output logic                  s_axis_b_tready,
+    input  logic                  s_axis_b_tlast,
+    input  logic                  s_axis_b_tuser,
+    output logic [   OutBits-1:0] m_axis_tdata,
+    output logic                  m_axis_tvalid,
+    input  logic                  m_axis_tready,
+    output logic                  m_axis_tlast,
+    output logic                  m_axis_tuser
+);
+  /*verilator no_inline_module*/
+
+  localparam int unsigned Beats = Channels / Simd;
+  localparam int unsigned CountBits = $clog2(Beats + 1);
+  localparam int unsigned ProductBits = ABits + BBits + 2;
+
+  typedef logic [CountBits-1:0] count_t;
+
+  count_t count_q;
+  logic en, valid, unused;
+  (* use_dsp = "no" *) logic signed [ProductBits-1:0] product_q[Simd];
+  logic signed [OutBits-1:0] sum_q, acc_q, sum;
+  // per stage (product, sum, accumulator): a beat is there, first and last of its token, tlast, tuser
+  logic [2:0] valid_q, last_q, frame_q, user_q;
+  logic [1:0] first_q;
+
+  assign unused = ^{s_axis_b_tlast, s_axis_b_tuser, MaxTokens, OutSigned};
+  assign s_axis_a_tready = en && s_axis_b_tvalid;
+  assign s_axis_b_tready = en && s_axis_a_tvalid;
+  assign valid = s_axis_a_tvalid && s_axis_b_tvalid;
+
+  always_comb begin
+    sum = '0;
+    for (int unsigned i = 0; i < Simd; i++) sum = sum + OutBits'(product_q[i]);
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (en) begin
+      for (int unsigned i = 0; i < Simd; i++) begin
+        product_q[i] <=
+            ProductBits'($signed({ASigned & s_axis_a_tdata[i*ABits+ABits-1],
+                                  s_axis_a_tdata[i*ABits+:ABits]})) *
+            ProductBits'($signed({BSigned & s_axis_b_tdata[i*BBits+BBits-1],
+                                  s_axis_b_tdata[i*BBits+:BBits]}));
+      end
+      sum_q <= sum;
+      if (valid_q[1]) acc_q <= sum_q + (first_q[1] ? '0 : acc_q);
+      first_q <= {first_q[0], count_q == '0};
+      last_q  <= {last_q[1:0], count_q == count_t'(Beats - 1)};
+      frame_q <= {frame_q[1:0], s_axis_a_tlast};
+      user_q  <= {user_q[1:0], s_axis_a_tuser && s_axis_a_tlast};
+    end
+    if (!rst_ni) begin
+      count_q <= '0;
+      valid_q <= '0;
+    end else if (en) begin
+      valid_q <= {valid_q[1:0], valid};
+      if (valid) count_q <= count_q == count_t'(Beats - 1) ? '0 : count_q + 1'b1;
+    end
+  end
+
+  skid_buffer #(
+      .DataBits(OutBits)
+  ) u_out (
+      .clk_i,
+      .rst_ni,
+      .s_axis_tdata (acc_q),
+      .s_axis_tvalid(valid_q[2] && last_q[2]),
+      .s_axis_tready(en),
+      .s_axis_tlast (frame_q[2]),
+      .s_axis_tuser (user_q[2]),
+      .m_axis_tdata,
+      .m_axis_tvalid,
+      .m_axis_tready,
+      .m_axis_tlast,
+      .m_axis_tuser
+  );
+
+endmodule

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// y[0] = saturate(pos[0]), y[t] = saturate(x[t-1] + pos[t]): one token more leaves than came.
+/// One beat per cycle, latency 3; the first token leaves when the frame arrives.
+module pos_embed #(
+    parameter int unsigned MaxTokens = 1,  // tokens of an input frame
+    parameter int unsigned Channels = 4,
+    parameter int unsigned Simd = 2,       // divides Channels
+    parameter int unsigned InBits = 12,
+    parameter bit InSigned = 1,
+    parameter int unsigned PosBits = 12,
+    parameter bit PosSigned = 1,
+    parameter int unsigned OutBits = 12,
+    parameter bit OutSigned = 1,
+    parameter PosFile = ""                 // a line per beat: MaxTokens + 1 tokens
+) (
+    input  logic                    clk_i,
+    input  logic                    rst_ni,
+    input  logic [ Simd*InBits-1:0] s_axis_tdata,
+    input  logic                    s_axis_tvalid,
+    output logic                    s_axis_tready,
+    input  logic                    s_axis_tlast,
+    input  logic                    s_axis_tuser,
+    output logic [Simd*OutBits-1:0] m_axis_tdata,
+    output logic                    m_axis_tvalid,
+    input  logic                    m_axis_tready,
+    output logic                    m_axis_tlast,
+    output logic                    m_axis_tuser
+);
+  /*verilator no_inline_module*/
+
+  localparam int unsigned Beats = Channels / Simd;
+  localparam int unsigned Words = (MaxTokens + 1) * Beats;
+  localparam int unsigned AddrBits = $clog2(Words);
+  localparam int unsigned SumBits = (InBits > PosBits ? InBits : PosBits) + 2;
+
+  typedef logic [AddrBits-1:0] addr_t;
+
+  logic [Simd*PosBits-1:0] rom[Words];
+  addr_t addr_q;
+  logic front_q;  // the token in front of the frame leaves
+  logic en, beat, pos_valid_q, pos_last_q, pos_user_q, out_valid_q, out_last_q, out_user_q;
+  logic [Simd*InBits-1:0] x_q;
+  logic [Simd*PosBits-1:0] pos_q;
+  logic [Simd*OutBits-1:0] out_q;
+
+  initial if (PosFile != "") $readmemh(PosFile, rom);
+
+  assign s_axis_tready = en && !front_q;
+  assign beat = en && s_axis_tvalid;
+
+  always_ff @(posedge clk_i) begin
+    if (en) begin
+      pos_q <= rom[addr_q];
+      x_q <= front_q ? '0 : s_axis_tdata;
+      {pos_last_q, pos_user_q} <= front_q ? '0 : {s_axis_tlast, s_axis_tuser};
+      for (int unsigned i = 0; i < Simd; i++) begin
+        out_q[i*OutBits+:OutBits] <= OutBits'(num_pkg::saturate(
+            64'(SumBits'($signed({InSigned & x_q[i*InBits+InBits-1], x_q[i*InBits+:InBits]})) +
+                SumBits'($signed({PosSigned & pos_q[i*PosBits+PosBits-1],
+                                  pos_q[i*PosBits+:PosBits]}))),
+            int'(OutBits), OutSigned));
+      end
+      {out_last_q, out_user_q} <= {pos_last_q, pos_user_q};
+    end
+    if (!rst_ni) begin
+      {pos_valid_q, out_valid_q} <= '0;
+      addr_q <= '0;
+      front_q <= 1'b1;
+    end else if (en) begin
+      {pos_valid_q, out_valid_q} <= {s_axis_tvalid, pos_valid_q};
+      if (beat) begin
+        if (front_q) begin
+          addr_q <= addr_q + 1'b1;
+          if (addr_q == addr_t'(Beats - 1)) front_q <= 1'b0;
+        end else if (s_axis_tlast) begin
+          addr_q  <= '0;
+          front_q <= 1'b1;
+        end else begin
+          addr_q <= addr_q + 1'b1;
+        end
+      end
+    end
+  end
+
+  skid_buffer #(
+      .DataBits(Simd * OutBits)
+  ) u_out (
+      .clk_i,
+      .rst_ni,
+      .s_axis_tdata (out_q),
+      .s_axis_tvalid(out_valid_q),
+      .s_axis_tready(en),
+      .s_axis_tlast (out_last_q),
+      .s_axis_tuser (out_user_q && out_last_q),
+      .m_axis_tdata,
+      .m_axis_tvalid,
+      .m_axis_tready,
+      .m_axis_tlast,
+      .m_axis_tuser
+  );
+
+endmodule

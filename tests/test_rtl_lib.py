@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""rtl/lib: streams arrive unchanged under every stall profile, at full rate; num_pkg ==
+quant/rounding.py."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sievit.quant import rounding
+from sievit.quant.itype import IntType
+from sievit.quant.params import Port, Stream, random_frames
+from sievit.sim.harness import build_root, compare
+from sievit.sim.runner import (
+    SimulationError,
+    ToolError,
+    build,
+    check_tools,
+    simulate,
+    wrapper,
+    write_text,
+)
+
+SEED = 11
+STALLS = ("none", "both", "ready_25", "bursts")
+
+
+def build_library(name: str, module: str, s: Port, m: Port, parameters: dict[str, int]) -> Path:
+    """Compile one stream module between checkers; returns the folder."""
+    folder = build_root() / f"lib-{name}"
+    source = folder / f"tb_{module}.sv"
+    write_text(source, wrapper(module, [(s, True), (m, False)], dict(parameters)))
+    build(f"tb_{module}", [source], {}, folder)
+    return folder
+
+
+def check_identity(
+    module: str, in_lanes: int, out_lanes: int, parameters: dict[str, int], period: int
+) -> int:
+    """Frames come through unchanged; ``period`` cycles per token without stalls. Returns the head
+    latency."""
+    t = IntType(5, True)
+    s, m = Port("s_axis", 12, in_lanes, t), Port("m_axis", 12, out_lanes, t)
+    name = f"{module}-{in_lanes}-{out_lanes}-{parameters.get('Depth', 0)}"
+    folder = build_library(name, module, s, m, parameters)
+    x = random_frames(torch.Generator().manual_seed(SEED), s, 40, 4, package=True)
+    for stall in STALLS:
+        result = simulate(folder, f"tb_{module}", [(s, x)], m, stall, SEED)
+        compare(f"{name}, stall {stall}, seed {SEED}", x, result.output)
+        if stall == "none":
+            cycles = result.out_last[-1] - result.out_last[0]
+            assert cycles == period * int(x.length[1:].sum())
+            head = result.out_first[0] - result.in_first[0]
+    return head
+
+
+def test_skid_buffer() -> None:
+    assert check_identity("skid_buffer", 3, 3, {"DataBits": 15}, 4) == 1
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_axis_fifo(depth: int) -> None:
+    assert check_identity("axis_fifo", 4, 4, {"DataBits": 20, "Depth": depth}, 3) == 2
+
+
+@pytest.mark.parametrize("lanes", [(1, 12), (2, 6), (12, 4)])
+def test_axis_width(lanes: tuple[int, int]) -> None:
+    parameters = {"LaneBits": 5, "InLanes": lanes[0], "OutLanes": lanes[1]}
+    check_identity("axis_width", *lanes, parameters, 12 // min(lanes))
+
+
+FIFO_FILL = """
+module tb_fill (
+    input  logic clk_i,
+    input  logic rst_ni,
+    input  logic [7:0] s_axis_tdata,
+    input  logic s_axis_tvalid,
+    output logic s_axis_tready,
+    input  logic s_axis_tlast,
+    input  logic s_axis_tuser,
+    output logic [7:0] m_axis_tdata,
+    output logic m_axis_tvalid,
+    input  logic m_axis_tready,
+    output logic m_axis_tlast,
+    output logic m_axis_tuser
+);
+  // opens once the FIFO is full, and stays open
+  logic open_q, valid, ready;
+  always_ff @(posedge clk_i) open_q <= rst_ni && (open_q || (s_axis_tvalid && !s_axis_tready));
+  assign m_axis_tvalid = valid && open_q;
+  assign ready = m_axis_tready && open_q;
+  axis_fifo #(.DataBits(8), .Depth(7)) u_fifo (
+      .clk_i, .rst_ni, .s_axis_tdata, .s_axis_tvalid, .s_axis_tready, .s_axis_tlast, .s_axis_tuser,
+      .m_axis_tdata, .m_axis_tvalid(valid), .m_axis_tready(ready), .m_axis_tlast, .m_axis_tuser
+  );
+endmodule
+"""
+
+
+def test_axis_fifo_holds_its_depth() -> None:
+    folder = build_root() / "lib-fill"
+    write_text(folder / "tb_fill.sv", FIFO_FILL)
+    build("tb_fill", [folder / "tb_fill.sv"], {}, folder)
+    port = Port("s_axis", 1, 1, IntType(8, False))
+    x = Stream.full(torch.arange(20).reshape(1, 20, 1))
+    result = simulate(folder, "tb_fill", [(port, x)], Port("m_axis", 1, 1, port.itype))
+    assert result.output == x
+    assert result.out_first[0] >= 7  # nothing left before 7 beats were in
+
+
+FORK = """
+module tb_fork (
+    input  logic clk_i,
+    input  logic rst_ni,
+    input  logic [7:0] s_axis_tdata,
+    input  logic s_axis_tvalid,
+    output logic s_axis_tready,
+    input  logic s_axis_tlast,
+    input  logic s_axis_tuser,
+    output logic [7:0] m_axis_tdata,
+    output logic m_axis_tvalid,
+    input  logic m_axis_tready,
+    output logic m_axis_tlast,
+    output logic m_axis_tuser
+);
+  wire [7:0] a_tdata  /* verilator public_flat_rd */;
+  wire       a_tvalid /* verilator public_flat_rd */;
+  wire       a_tready /* verilator public_flat_rd */;
+  wire       a_tlast  /* verilator public_flat_rd */;
+  wire       a_tuser  /* verilator public_flat_rd */;
+  wire [7:0] b_tdata  /* verilator public_flat_rd */;
+  wire       b_tvalid /* verilator public_flat_rd */;
+  wire       b_tready /* verilator public_flat_rd */;
+  wire       b_tlast  /* verilator public_flat_rd */;
+  wire       b_tuser  /* verilator public_flat_rd */;
+  logic [15:0] lfsr_q;
+  always_ff @(posedge clk_i) begin
+    lfsr_q <= rst_ni ? {lfsr_q[14:0], lfsr_q[15] ^ lfsr_q[13] ^ lfsr_q[12] ^ lfsr_q[10]} : 16'hace1;
+  end
+  assign a_tready = lfsr_q[0];
+  assign b_tready = lfsr_q[5] && lfsr_q[9];
+  axis_fork #(.NumOut(3), .DataBits(8)) u_fork (
+      .clk_i, .rst_ni, .s_axis_tdata, .s_axis_tvalid, .s_axis_tready, .s_axis_tlast, .s_axis_tuser,
+      .m_axis_tdata({m_axis_tdata, b_tdata, a_tdata}),
+      .m_axis_tvalid({m_axis_tvalid, b_tvalid, a_tvalid}),
+      .m_axis_tready({m_axis_tready, b_tready, a_tready}),
+      .m_axis_tlast({m_axis_tlast, b_tlast, a_tlast}),
+      .m_axis_tuser({m_axis_tuser, b_tuser, a_tuser})
+  );
+  axis_checker #(.DataBits(8), .Name("a")) u_a (
+      .clk_i, .rst_ni, .tdata(a_tdata), .tvalid(a_tvalid), .tready(a_tready), .tlast(a_tlast),
+      .tuser(a_tuser)
+  );
+endmodule
+"""
+
+
+@pytest.mark.parametrize("stall", ["none", "both", "ready_25"])
+def test_axis_fork(stall: str) -> None:
+    folder = build_root() / "lib-fork"
+    write_text(folder / "tb_fork.sv", FORK)
+    build("tb_fork", [folder / "tb_fork.sv"], {}, folder)
+    port = Port("s_axis", 2, 1, IntType(8, False))
+    x = random_frames(torch.Generator().manual_seed(SEED), port, 60, 6, package=True)
+    taps = [("a", "a", port), ("b", "b", port)]
+    # silence at the end of the bench lets the slower branches finish
+    result = simulate(
+        folder, "tb_fork", [(port, x)], Port("m_axis", 2, 1, port.itype), stall, SEED, taps
+    )
+    for name, got in {"m_axis": result.output, **result.edges}.items():
+        compare(f"fork output {name}, stall {stall}, seed {SEED}", x, got)
+
+
+NUM = """
+module tb_num (
+    input  logic clk_i,
+    input  logic rst_ni,
+    input  logic [185:0] s_axis_tdata,
+    input  logic s_axis_tvalid,
+    output logic s_axis_tready,
+    input  logic s_axis_tlast,
+    input  logic s_axis_tuser,
+    output logic [433:0] m_axis_tdata,
+    output logic m_axis_tvalid,
+    input  logic m_axis_tready,
+    output logic m_axis_tlast,
+    output logic m_axis_tuser
+);
+  logic signed [61:0] x, s, bits;
+  logic [63:0] positive;
+  logic [433:0] y;
+  int unsigned p;
+  logic unused;
+  assign unused = ^{s[61:32], bits[61:32]};
+  assign {bits, s, x} = s_axis_tdata;
+  assign positive = x < 1 ? 64'd1 : 64'(x);
+  assign p = num_pkg::leading_one(positive);
+  assign y = {
+    62'(num_pkg::rsqrt_index(positive, p / 2, 32'(bits))),
+    62'(num_pkg::reciprocal_index(positive, p, 32'(bits))),
+    62'(p),
+    62'(num_pkg::saturate(64'(x), int'(bits), 1'b0)),
+    62'(num_pkg::saturate(64'(x), int'(bits), 1'b1)),
+    62'(num_pkg::round_shift(64'(x), int'(s), 1'b1)),
+    62'(num_pkg::round_shift(64'(x), int'(s), 1'b0))
+  };
+  skid_buffer #(.DataBits(434)) u_skid (
+      .clk_i, .rst_ni, .s_axis_tdata(y), .s_axis_tvalid, .s_axis_tready, .s_axis_tlast,
+      .s_axis_tuser, .m_axis_tdata, .m_axis_tvalid, .m_axis_tready, .m_axis_tlast, .m_axis_tuser
+  );
+endmodule
+"""
+
+
+def test_num_pkg() -> None:
+    folder = build_root() / "lib-num"
+    write_text(folder / "tb_num.sv", NUM)
+    build("tb_num", [folder / "tb_num.sv"], {}, folder)
+    # every 10-bit x with every shift that matters, and random wide ones
+    x, s = (g.reshape(-1) for g in torch.meshgrid(
+        torch.arange(-512, 512), torch.arange(-3, 12), indexing="ij"))  # fmt: skip
+    rng = torch.Generator().manual_seed(SEED)
+    wide = torch.randint(-(2**61), 2**61, (6000,), generator=rng)
+    wide = wide >> torch.randint(0, 60, wide.shape, generator=rng)
+    wide_s = torch.randint(0, 61, wide.shape, generator=rng)
+    near = torch.randint(-50, 50, wide.shape, generator=rng) << wide_s.clamp(max=50)
+    ties = near + (1 << wide_s.clamp(1, 50)) // 2  # exactly between two integers
+    x, s = torch.cat([x, wide, ties]), torch.cat([s, wide_s, wide_s.clamp(1, 50)])
+    bits = torch.randint(1, 12, x.shape, generator=rng)
+    t = IntType(62, True)
+    data = torch.stack([x, s, bits], 1)[None]
+    s_port, m_port = Port("s_axis", 3, 3, t), Port("m_axis", 7, 7, t)
+    got = simulate(folder, "tb_num", [(s_port, Stream.full(data))], m_port).output.data[0].T
+    positive = x.clamp(min=1)
+    assert torch.equal(got[0], rounding.round_shift(x, s))
+    assert torch.equal(got[1], rounding.round_shift(x, s, half_up=True))
+    for b in range(1, 12):
+        at = bits == b
+        assert torch.equal(got[2][at], rounding.saturate(x[at], IntType(b, True)))
+        assert torch.equal(got[3][at], rounding.saturate(x[at], IntType(b, False)))
+        index, position = rounding.reciprocal_index(positive[at], b)
+        assert torch.equal(got[4][at], position)
+        assert torch.equal(got[5][at], index)
+        assert torch.equal(got[6][at], rounding.rsqrt_index(positive[at], b)[0])
+
+
+def test_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ToolError, match=r"perl is not installed.*apt-get install perl"):
+        check_tools()
+
+
+FAULTY = """
+module tb_faulty (
+    input  logic clk_i,
+    input  logic rst_ni,
+    input  logic [7:0] s_axis_tdata,
+    input  logic s_axis_tvalid,
+    output logic s_axis_tready,
+    input  logic s_axis_tlast,
+    input  logic s_axis_tuser,
+    output logic [7:0] m_axis_tdata,
+    output logic m_axis_tvalid,
+    input  logic m_axis_tready,
+    output logic m_axis_tlast,
+    output logic m_axis_tuser
+);
+  // the first beat names the fault
+  logic [7:0] fault_q, count_q, after_q, beat_q;  // after_q: cycles since the end
+  logic valid, last, ready, first_q;
+  always_ff @(posedge clk_i) begin
+    count_q <= rst_ni ? count_q + 8'd1 : 8'd0;
+    if (!rst_ni) first_q <= 1'b1;
+    else if (s_axis_tvalid && s_axis_tready) begin
+      first_q <= 1'b0;
+      if (first_q) fault_q <= s_axis_tdata;
+    end
+    if (!rst_ni) {after_q, beat_q} <= 16'd0;
+    else if (valid && ready) begin
+      beat_q <= beat_q + 8'd1;
+      if (last) after_q <= 8'd1;
+    end else if (after_q != 8'd0) begin
+      after_q <= after_q + 8'd1;
+    end
+    if (rst_ni && count_q == 8'd90 && fault_q == 8'd7) $error("a rule of the design is broken");
+    if (rst_ni && count_q == 8'd90 && fault_q == 8'd8) $finish;
+  end
+  assign m_axis_tvalid = fault_q == 8'd1 ? 1'b0
+                       : fault_q == 8'd2 ? valid && count_q[1]
+                       : fault_q == 8'd3 ? valid || after_q == 8'd20
+                       : valid;
+  assign ready = m_axis_tready && !(fault_q == 8'd1) && !(fault_q == 8'd2 && !count_q[1]);
+  assign m_axis_tdata = fault_q == 8'd4 ? count_q : fault_q == 8'd0 ? 8'd0 : m_data;
+  assign m_axis_tlast = fault_q == 8'd5 ? 1'b0 : fault_q == 8'd6 ? last || beat_q == 8'd2 : last;
+  logic [7:0] m_data;
+  skid_buffer #(.DataBits(8)) u_skid (
+      .clk_i, .rst_ni, .s_axis_tdata, .s_axis_tvalid, .s_axis_tready, .s_axis_tlast, .s_axis_tuser,
+      .m_axis_tdata(m_data), .m_axis_tvalid(valid), .m_axis_tready(ready), .m_axis_tlast(last),
+      .m_axis_tuser
+  );
+endmodule
+"""
+
+
+@pytest.mark.parametrize(
+    "fault, message",
+    [
+        (1, "no end in sight, .* 0 of 1 frames came out"),
+        (2, "withdrew tvalid"),
+        (3, "after the last of 1 frames"),
+        (4, "changed from .* while stalled"),
+        (5, "no end in sight"),
+        (6, "into a token|after the last"),
+        (7, "a rule of the design is broken"),
+        (8, "the simulator ended"),
+        (9, None),
+    ],
+)
+def test_bench_notices(fault: int, message: str | None) -> None:
+    folder = build_root() / "lib-faulty"
+    write_text(folder / "tb_faulty.sv", FAULTY)
+    build("tb_faulty", [folder / "tb_faulty.sv"], {}, folder)
+    port = Port("s_axis", 4, 1, IntType(8, False))
+    x = Stream.full(torch.arange(24).reshape(1, 6, 4))
+    x.data[0, 0, 0] = fault
+
+    def run() -> Stream:
+        return simulate(
+            folder, "tb_faulty", [(port, x)], Port("m_axis", 4, 1, port.itype), "ready_25", SEED,
+            watchdog=300,
+        ).output  # fmt: skip
+
+    if message is None:
+        assert run() == x
+        return
+    with pytest.raises(SimulationError, match=message):
+        run()
