@@ -18,7 +18,6 @@ All paths are relative to the folder, and the same graph gives the same bytes.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 import shutil
@@ -37,7 +36,7 @@ from sievit.quant.params import Port, Stream
 
 HERE = Path(__file__).resolve().parent
 
-#: nodes per translation unit: two compilers side by side, and little to compile again after a change
+#: nodes per translation unit: compilers work side by side, a change compiles little again
 NODES_PER_UNIT = 16
 
 #: steps of run_hls.tcl
@@ -97,7 +96,8 @@ def write_nodes(nodes: list[Node], folder: Path) -> list[str]:
 
     includes = "".join(f'#include "../cores/{stem}.hpp"\n' for stem in stems)
     (src / "config.hpp").write_text(
-        f"{LICENCE}/// Parameters of every node.\n#pragma once\n\n{includes}\nnamespace config {{\n\n"
+        f"{LICENCE}/// Parameters of every node.\n#pragma once\n\n{includes}\n"
+        + "namespace config {\n\n"
         + "\n".join(_config(node) for node in nodes)
         + "\n}  // namespace config\n"
     )
@@ -118,7 +118,8 @@ def write_nodes(nodes: list[Node], folder: Path) -> list[str]:
         units.append(f"src/nodes_{i}.cpp")
         body = "\n".join(_definition(node) for node in nodes[i::count])
         (folder / units[-1]).write_text(
-            f'{LICENCE}#include "nodes.hpp"\n\n#include "config.hpp"\n#include "weights.hpp"\n\n{body}'
+            f'{LICENCE}#include "nodes.hpp"\n\n'
+            f'#include "config.hpp"\n#include "weights.hpp"\n\n{body}'
         )
     return units
 
@@ -147,8 +148,8 @@ def _check_names(graph: Graph) -> None:
 
 
 def _board(board: Any) -> Mapping[str, Any]:
-    values = dataclasses.asdict(board) if dataclasses.is_dataclass(board) else board
-    return {key: values[key] for key in ("name", "part", "clock_mhz")}  # type: ignore[index]
+    values = board if isinstance(board, Mapping) else vars(board)
+    return {key: values[key] for key in ("name", "part", "clock_mhz")}
 
 
 def _config(node: Node) -> str:
@@ -165,8 +166,8 @@ def _arrays(node: Node) -> str:
         t.check(values, f"{node.name}.{key}")
         shape = "".join(f"[{d}]" for d in values.shape)
         out.append(
-            f"static const sievit::rom<{t.bits}, {int(t.signed)}> {identifier(node.name)}_{key}{shape} = "
-            f"{_initialiser(values, t)};\n\n"
+            f"static const sievit::rom<{t.bits}, {int(t.signed)}> "
+            f"{identifier(node.name)}_{key}{shape} = {_initialiser(values, t)};\n\n"
         )
     return "".join(out)
 
@@ -209,7 +210,8 @@ def _top_signature(graph: Graph, top: str) -> str:
 def _top_header(graph: Graph, top: str) -> str:
     return (
         f'{LICENCE}#pragma once\n\n#include "../lib/axis.hpp"\n\n'
-        f"/// Accelerator of the graph {graph.name}: one frame per call.\n{_top_signature(graph, top)};\n"
+        f"/// Accelerator of the graph {graph.name}: one frame per call.\n"
+        f"{_top_signature(graph, top)};\n"
     )
 
 
@@ -233,7 +235,8 @@ class _Wires:
     def tap(self, edge: str, name: str, port: Port) -> None:
         t = port.itype
         self.calls.append(
-            f'  SIEVIT_TAP({edge}, "{name}", {port.channels}, {port.lanes}, {t.bits}, {int(t.signed)})'
+            f'  SIEVIT_TAP({edge}, "{name}", '
+            f"{port.channels}, {port.lanes}, {t.bits}, {int(t.signed)})"
         )
 
 
@@ -262,12 +265,11 @@ def _top_source(graph: Graph, top: str) -> str:
             first = rest = wires.stream(f"e_{name}", bits, 2, "smallest")
             wires.tap(first, name, port)
             for i in range(len(sinks) - 1):
-                ends.append(wires.stream(f"e_{name}_{i}", bits, *deep(i)))
-                final = i == len(sinks) - 2
-                depth = deep(i + 1) if final else (2, "smallest")
-                onward = wires.stream(
-                    f"e_{name}_{i + 1 if final else f'from_{i + 1}'}", bits, *depth
-                )
+                ends.append(wires.stream(f"e{i}_{name}", bits, *deep(i)))
+                if i == len(sinks) - 2:
+                    onward = wires.stream(f"e{i + 1}_{name}", bits, *deep(i + 1))
+                else:
+                    onward = wires.stream(f"r{i + 1}_{name}", bits, 2, "smallest")
                 wires.call(f"sievit::fork({rest}, {ends[-1]}, {onward})")
                 rest = onward
             ends.append(rest)
@@ -279,13 +281,12 @@ def _top_source(graph: Graph, top: str) -> str:
             base = f"{identifier(node.name)}_{want.name}"
             depth = node.depths[k] if k < len(node.depths) else 0
             reason = "FIFO of the consumer" if depth > 2 else "smallest"
-            if port.lanes != want.lanes and port.lanes != lanes:
-                final = lanes == want.lanes
-                wide = wires.stream(
-                    f"w_{base}" if final else f"x_{base}",
-                    lanes * port.itype.bits,
-                    *((depth, reason) if final else (2, "in front of a width conversion")),
-                )
+            if port.lanes != lanes:
+                bits = lanes * port.itype.bits
+                if lanes == want.lanes:
+                    wide = wires.stream(f"w_{base}", bits, depth, reason)
+                else:
+                    wide = wires.stream(f"x_{base}", bits, 2, "in front of a width conversion")
                 wires.call(f"sievit::widen({end}, {wide})")
                 end = wide
             if want.lanes != lanes:
@@ -338,12 +339,12 @@ def _top_source(graph: Graph, top: str) -> str:
 
 def _test_bench(graph: Graph, top: str) -> str:
     source, sink = graph.input, graph.output.params.output()
-    return f"""{LICENCE}/// Test bench of {top}: feed the frames of a file, one call per frame, and write what leaves.
+    return f"""{LICENCE}/// Test bench of {top}: feed the frames of a file and write what leaves.
 ///
 ///     sim [INPUT OUTPUT [TAPS]]
 ///
-/// TAPS is a folder for the frames of every edge, where the design was compiled with -DSIEVIT_TAPS. Without
-/// arguments input.bin is fed and the result compared with golden.bin; the exit status tells.
+/// TAPS is a folder for the frames of every edge; it takes a design compiled with -DSIEVIT_TAPS.
+/// Without arguments input.bin is fed and the result compared with golden.bin: see the exit status.
 #include "../src/{top}.hpp"
 
 #include <iterator>

@@ -23,8 +23,9 @@ from sievit.quant.graph import Graph, Node
 from sievit.quant.params import Constants, CoreParams, Stream
 from sievit.quant.tools import ToolError, require_tool
 
-#: Labels name loops in the reports of Vitis and ``#pragma HLS`` is for Vitis alone: g++ knows neither. The default
-#: constructor of ap_int reads the value that it leaves uninitialised, which g++ reports where it is inlined.
+#: Labels name loops in the reports of Vitis and ``#pragma HLS`` is for Vitis: g++ knows neither.
+#: The default constructor of ap_int reads the value that it leaves uninitialised; g++ reports that
+#: wherever it is inlined.
 FLAGS = (
     "-std=c++17 -O2 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-label "
     "-Wno-maybe-uninitialized -Wno-uninitialized -DSIEVIT_TAPS"
@@ -58,7 +59,7 @@ def compile(folder: Path) -> Path:
     common = hashlib.sha256(" ".join([gxx, str(include), *FLAGS]).encode())
     for path in sorted(folder.glob("*/*.hpp")):
         common.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
-    sources = sorted((folder / "src").glob("*.cpp")) + [folder / "tb" / "main.cpp"]
+    sources = [*sorted((folder / "src").glob("*.cpp")), folder / "tb" / "main.cpp"]
 
     def unit(source: Path) -> tuple[Path, str]:
         # only the cores compute; the rest would take as long to compile and gain nothing
@@ -96,7 +97,8 @@ def _cached(target: Path, key: str, command: list[str]) -> None:
 def run(folder: Path, graph: Graph, x: Stream, taps: bool = False) -> dict[str, Stream]:
     """Simulate input frames with a compiled project.
 
-    Returns the output edge by name; with ``taps`` every edge, as :func:`sievit.quant.execute.execute` does.
+    Returns the output edge by name; with ``taps`` every edge, as
+    :func:`sievit.quant.execute.execute` does.
     """
     program = folder / "build_csim" / "sim"
     with tempfile.TemporaryDirectory() as temporary:
@@ -224,8 +226,9 @@ def synthesis(folder: Path) -> dict[str, Any] | str:
         ]
     else:
         return (
-            "neither vitis_hls nor vitis-run is on PATH, so nothing was synthesised; the project is ready in "
-            f"{folder.resolve()}: run there `vitis_hls -f run_hls.tcl -tclargs csynth` (Vitis up to 2024.2) or "
+            "neither vitis_hls nor vitis-run is on PATH, so nothing was synthesised; the project "
+            f"is ready in {folder.resolve()}: run there `vitis_hls -f run_hls.tcl -tclargs csynth` "
+            "(Vitis up to 2024.2) or "
             "`v++ -c --mode hls --config hls_config.cfg --work_dir build_hls`"
         )
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frame files: what the C++ test benches read and write.
 
-A sequence of frames: two int32, tokens and package flag, then tokens * channels integers of 1, 2, 4 or 8 bytes
-(the smallest that holds the type), all little-endian.
+A sequence of frames: two int32, tokens and package flag, then tokens * channels integers of 1, 2, 4
+or 8 bytes (the smallest that holds the type), all little-endian.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ class _Core(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, surrogate: Tensor, call: CoreCall, frames: Tensor | None, *data: Tensor
+        ctx: Any, surrogate: Tensor | None, call: CoreCall, frames: Tensor | None, *data: Tensor
     ) -> Any:
         # the ONNX tracer must see this call, not the integer operations inside it
         tracing = torch._C._get_tracing_state()
@@ -26,7 +27,7 @@ class _Core(torch.autograd.Function):
             y, state = call.run([d.detach() for d in data], frames)
         finally:
             torch._C._set_tracing_state(tracing)
-        if y.shape != surrogate.shape:
+        if surrogate is not None and y.shape != surrogate.shape:
             raise ValueError(f"{call.stem}: surrogate {tuple(surrogate.shape)}, core {tuple(y.shape)}")
         if call.makes_frames:
             ctx.mark_non_differentiable(state)
@@ -41,6 +42,7 @@ class _Core(torch.autograd.Function):
     def symbolic(
         g: Any, surrogate: Any, call: CoreCall, frames: Any, *data: Any
     ) -> Any:
+        """ONNX node of the core; the surrogate is not part of the file."""
         kinds = {int: "i", str: "s", list: "i"}
         attributes = {f"{k}_{kinds[type(v)]}": v for k, v in call.attributes().items()
                       if k != "constants"}
@@ -57,16 +59,21 @@ class _Core(torch.autograd.Function):
 
 
 def apply_core(
-    call: CoreCall, surrogate: Tensor, data: list[Tensor], frames: Tensor | None = None
+    call: CoreCall,
+    surrogate: Callable[[], Tensor],
+    data: list[Tensor],
+    frames: Tensor | None = None,
 ) -> Any:
     """Exact value of a core with the gradient of ``surrogate``.
 
     Args:
-        surrogate: differentiable float ``[B, T, C]``, the smooth counterpart of the result.
+        surrogate: makes the smooth, differentiable counterpart float ``[B, T, C]`` of the result; called
+            only when gradients are wanted.
         data: scaled integers float ``[B, T, C]``, one per input port.
         frames: float ``[B, 2]`` (tokens alive, package flag), or None for full frames.
 
     Returns:
         float ``[B, T, C]``; with ``call.makes_frames`` a pair with the new frames.
     """
-    return _Core.apply(surrogate, call, frames if call.frames else None, *data)
+    smooth = surrogate() if torch.is_grad_enabled() else None
+    return _Core.apply(smooth, call, frames if call.frames else None, *data)

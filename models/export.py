@@ -17,6 +17,7 @@ from qonnx.core.onnx_exec import execute_onnx
 from qonnx.transformation.change_batchsize import ChangeBatchSize
 from qonnx.transformation.fold_constants import FoldConstants
 from qonnx.transformation.general import (
+    GiveReadableTensorNames,
     RemoveStaticGraphInputs,
     RemoveUnusedTensors,
     SortGraph,
@@ -34,8 +35,8 @@ def export(model: QuantVisionTransformer, path: Path) -> ModelWrapper:
     """Write the network as QONNX; node names are module names.
 
     Input ``patches`` float ``[1, T, patch_dim]`` (integer pixels times the pixel step), output ``logits``
-    float ``[1, 1, classes]``. The metadata property ``sievit.nm`` maps weight names to the N:M pattern that they
-    promise. Deterministic: the same network gives the same bytes.
+    float ``[1, 1, classes]``. The metadata property ``sievit.nm`` maps layer names to the N:M pattern that their
+    weights promise. Deterministic: the same network gives the same bytes.
     """
     model.eval()
     patch_dim = model.patch_embed.proj.in_features
@@ -57,10 +58,11 @@ def export(model: QuantVisionTransformer, path: Path) -> ModelWrapper:
         keep = ["Quant", *(n.op_type for n in wrapper.graph.node if n.domain == DOMAIN)]
         wrapper = infer_shapes(wrapper)
         for step in (FoldConstants(exclude_op_types=keep), RemoveUnusedTensors(),
-                     RemoveStaticGraphInputs(), SortGraph()):
+                     RemoveStaticGraphInputs(), SortGraph(), GiveReadableTensorNames()):
             wrapper = wrapper.transform(step)
-    patterns = {f"{n}.weight": "{}:{}".format(*m.nm) for n, m in model.matrices().items()
-                if m.nm[1] > 1}
+    wrapper.rename_tensor(wrapper.graph.input[0].name, INPUT)
+    wrapper.rename_tensor(wrapper.graph.output[0].name, OUTPUT)
+    patterns = {n: "{}:{}".format(*m.nm) for n, m in model.matrices().items() if m.nm[1] > 1}
     wrapper.set_metadata_prop("sievit.nm", json.dumps(patterns, sort_keys=True))
     wrapper.set_metadata_prop("sievit.recipe", model.recipe.name)
     wrapper.save(str(part))

@@ -82,7 +82,11 @@ class QuantLayerNorm(nn.LayerNorm):
         }
         call = CoreCall("layernorm", p, constants, (exponent(x),), self.out_exponent)
         step = 2.0**self.out_exponent
-        smooth = super().forward(x.value).clamp(self.out_type.min * step, self.out_type.max * step)
+
+        def smooth() -> Tensor:
+            y = nn.functional.layer_norm(x.value, (dim,), self.weight, self.bias, self.eps)
+            return y.clamp(self.out_type.min * step, self.out_type.max * step)
+
         y = apply_core(call, smooth, [x.value])
         return quant_tensor(y, self.out_exponent, self.out_type, self.training)
 
@@ -116,7 +120,7 @@ class Table(nn.Module):
         )
         table = torch.tensor(values).clamp(out_type.min, out_type.max)
         call = CoreCall("lookup_table", p, {"table": table}, (e,), out_exponent)
-        y = apply_core(call, self.smooth(x.value), [x.value])
+        y = apply_core(call, lambda: self.smooth(x.value), [x.value])
         return quant_tensor(y, out_exponent, out_type, self.training)
 
 
@@ -163,7 +167,7 @@ class Attention(nn.Module):
     def attend(
         self, q: IntQuantTensor, k: IntQuantTensor, v: IntQuantTensor, frames: Tensor
     ) -> IntQuantTensor:
-        batch, tokens, dim = dims(q)
+        _, tokens, dim = dims(q)
         head_dim = dim // self.num_heads
         unit = 2.0 ** (exponent(q) + exponent(k)) / math.sqrt(head_dim)  # nats of one score step
         shift = max(0, round(math.log2(self.EXP_RANGE / self.EXP_ENTRIES / unit)))
@@ -194,15 +198,18 @@ class Attention(nn.Module):
         }
         exponents = (exponent(q), exponent(k), exponent(v))
         call = CoreCall("attention", p, constants, exponents, exponents[2], frames=True)
-        with torch.no_grad():
+
+        def smooth() -> Tensor:
             length, flag = frames[:, 0].long(), frames[:, 1] > 0
-            qs, ks = (Stream((t.value * 2.0**-exponent(t)).round().long(), length, flag)
+            qs, ks = (Stream((t.value.detach() * 2.0**-exponent(t)).round().long(), length, flag)
                       for t in (q, k))
             keep, _ = probabilities(p, constants, qs, ks)
-        qh, kh, vh = (t.value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        score = (qh @ kh.transpose(-2, -1)) / math.sqrt(head_dim)
-        prob = score.masked_fill(~keep, float("-inf")).softmax(-1).nan_to_num()
-        smooth = (prob @ vh).transpose(1, 2).flatten(2)
+            qh, kh, vh = (t.value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+                          for t in (q, k, v))
+            score = (qh @ kh.transpose(-2, -1)) / math.sqrt(head_dim)
+            prob = score.masked_fill(~keep, float("-inf")).softmax(-1).nan_to_num()
+            return (prob @ vh).transpose(1, 2).flatten(2)
+
         y = apply_core(call, smooth, [q.value, k.value, v.value], frames)
         return quant_tensor(y, exponents[2], p.out_type, self.training)
 
@@ -299,8 +306,9 @@ class TokenSelector(nn.Module):
             out_type=IntType(bits, True),
         )
         call = CoreCall("gated_sum", p, {}, exponents, sum(exponents))
-        smooth = (u.value * a.value).sum(-1, keepdim=True)
-        z = apply_core(call, smooth, [u.value, a.value])
+        z = apply_core(
+            call, lambda: (u.value * a.value).sum(-1, keepdim=True), [u.value, a.value]
+        )
         return quant_tensor(z, sum(exponents), p.out_type, self.training)
 
     def mean(self, x: IntQuantTensor, frames: Tensor) -> IntQuantTensor:
@@ -318,11 +326,15 @@ class TokenSelector(nn.Module):
         e = exponent(x)
         constants = {"recip": count_reciprocals(tokens, shift)}
         call = CoreCall("token_mean", p, constants, (e,), e, frames=True)
-        valid = torch.arange(tokens) < frames[:, :1]
-        count = (frames[:, :1] - 1).clamp(min=1)
-        mean = ((x.value * valid[..., None])[:, 1:].sum(1) / count)[:, None].expand_as(x.value)
-        local, wide = (t.unflatten(-1, (self.num_heads, -1)) for t in (x.value, mean))
-        y = apply_core(call, torch.cat([local, wide], -1).flatten(2), [x.value], frames)
+
+        def smooth() -> Tensor:
+            valid = torch.arange(tokens) < frames[:, :1]
+            count = (frames[:, :1] - 1).clamp(min=1)
+            mean = ((x.value * valid[..., None])[:, 1:].sum(1) / count)[:, None].expand_as(x.value)
+            local, wide = (t.unflatten(-1, (self.num_heads, -1)) for t in (x.value, mean))
+            return torch.cat([local, wide], -1).flatten(2)
+
+        y = apply_core(call, smooth, [x.value], frames)
         return quant_tensor(y, e, itype(x), self.training)
 
     def select(
@@ -363,8 +375,9 @@ class TokenSelector(nn.Module):
             limit = 2.0**ez * zt.max
             exact_z = (noisy * 2.0**-ez).detach().round() * 2.0**ez + (exact_z - exact_z.detach())
             exact_z = exact_z.clamp(-limit, limit)
-        smooth = self.surrogate(x, exact_z, frames, gain)
-        y, state = apply_core(call, smooth, [x.value, exact_z], frames)
+        y, state = apply_core(
+            call, lambda: self.surrogate(x, exact_z, frames, gain), [x.value, exact_z], frames
+        )
         return quant_tensor(y, exponent(x), t, self.training), state
 
     def surrogate(self, x: IntQuantTensor, z: Tensor, frames: Tensor, gain: float) -> Tensor:
@@ -428,7 +441,7 @@ class QuantVisionTransformer(nn.Module):
         tokens, channels = dims(x)[1:]
         p = FirstTokenParams(max_tokens=tokens, channels=channels, simd=1, in_type=itype(x))
         call = CoreCall("first_token", p, {}, (exponent(x),), exponent(x))
-        y = apply_core(call, x.value[:, :1], [x.value])
+        y = apply_core(call, lambda: x.value[:, :1], [x.value])
         return quant_tensor(y, exponent(x), itype(x), self.training)
 
     def embed(self, x: IntQuantTensor) -> tuple[IntQuantTensor, Tensor]:
@@ -445,8 +458,9 @@ class QuantVisionTransformer(nn.Module):
         )
         table = (pos[0].detach() * 2.0**-e).round().long().clamp(t.min, t.max)
         call = CoreCall("pos_embed", p, {"pos": table}, (e,), e, makes_frames=True)
-        smooth = torch.nn.functional.pad(x.value, (0, 0, 1, 0)) + pos
-        y, frames = apply_core(call, smooth, [x.value])
+        y, frames = apply_core(
+            call, lambda: torch.nn.functional.pad(x.value, (0, 0, 1, 0)) + pos, [x.value]
+        )
         return quant_tensor(y, e, t, self.training), frames
 
     def matrices(self) -> dict[str, QuantLinear]:

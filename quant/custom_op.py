@@ -107,15 +107,13 @@ class CoreOp(CustomOp):
 
     def make_shape_compatible_op(self, model: Any) -> Any:
         attributes = read_attributes(self.onnx_node)
-        names = attributes.pop("constants", [])
+        attributes.pop("constants", None)
         params = core_call(self.onnx_node.op_type, attributes, []).params
-        del names
-        batch, tokens, _ = model.get_tensor_shape(self.onnx_node.input[0])
-        shape = [batch, params.out_tokens(tokens), params.output().channels]
-        node = helper.make_node(
+        batch = model.get_tensor_shape(model.graph.input[0].name)[0]
+        shape = [batch, params.out_tokens(params.max_tokens), params.output().channels]
+        return helper.make_node(
             "RandomNormal", [], [self.onnx_node.output[0]], shape=shape, dtype=1
         )
-        return node
 
     def infer_node_datatype(self, model: Any) -> None:
         """Scaled integers travel as float32."""
