@@ -27,7 +27,11 @@ def round_shift(x: Tensor, s: int | Tensor, half_up: bool = False) -> Tensor:
 
     ``s`` is an int or an int64 tensor that broadcasts with ``x``.
     """
-    s = torch.as_tensor(s, dtype=torch.int64)
+    if isinstance(s, int):  # the usual case, without temporaries for the shift
+        if s <= 0:
+            return x << -s if s else x
+        half = 1 << (s - 1)
+        return (x + half if half_up else x + (half - 1) + ((x >> s) & 1)) >> s
     right = s.clamp(min=0)
     half = torch.where(right > 0, torch.bitwise_left_shift(torch.ones_like(right), right) >> 1, 0)
     if half_up:
