@@ -52,7 +52,9 @@ class FirstTokenParams(CoreParams):
             yield {"simd": simd}
 
     def resources(self) -> Resources:
-        return Resources(lut=self.simd * self.in_type.bits + 16, ff=2 * self.simd * self.in_type.bits + 10)
+        width = self.simd * self.in_type.bits + 2
+        count = (self.channels // self.simd).bit_length()
+        return Resources(lut=width + 2 * count + 3, ff=2 * width + count + 2)
 
 
 def first_token(p: FirstTokenParams, constants: Constants, x: Stream) -> Stream:

@@ -57,10 +57,11 @@ class GatedSumParams(CoreParams):
             yield {"simd": simd}
 
     def resources(self) -> Resources:
-        product = self.a_type.bits * (self.b_type.bits * 0.55 + 1)
+        a, b, out = self.a_type.bits, self.b_type.bits, self.out_type.bits
+        product = 1.5 * a * b  # open synthesis: LUT per partial-product bit
         return Resources(
-            lut=self.simd * (product + self.out_type.bits) + 40,
-            ff=self.simd * (self.a_type.bits + self.b_type.bits) * 2 + 2 * self.out_type.bits + 20,
+            lut=self.simd * (product + out) + 2 * out + 15,  # accumulator, skid buffer, control
+            ff=self.simd * (a + b) + 4 * out + 10,
         )
 
 

@@ -67,10 +67,14 @@ class LookupTableParams(CoreParams):
             yield {"simd": simd}
 
     def resources(self) -> Resources:
-        rom = self.out_type.bits * -(-self.entries // 64) * 1.25
+        t, index = self.in_type, (self.entries - 1).bit_length()
+        inside = (t.min + self.offset) >> self.shift >= 0
+        inside &= (t.max + self.offset) >> self.shift < self.entries
+        clamp = 0 if inside else 2 * t.bits
+        rom = self.out_type.bits * -(-self.entries // 64)  # one LUT6 per 64 entries and bit
         return Resources(
-            lut=self.simd * (rom + self.in_type.bits) + 20,
-            ff=self.simd * (self.in_type.bits + 2 * self.out_type.bits) + 10,
+            lut=self.simd * (clamp + rom + self.out_type.bits) + 10,
+            ff=self.simd * (index + 3 * self.out_type.bits) + 12,
         )
 
 

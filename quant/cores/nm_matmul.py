@@ -153,25 +153,31 @@ class NmMatmulParams(CoreParams):
                     yield {"simd": simd, "pe": pe}
 
     def resources(self) -> Resources:
-        a, w = self.in_type.bits, self.weight_type.bits
-        product = a + w
-        mux = self.multipliers * a * (self.m + 2) / 6 if self.m > 1 else 0
-        mult = 0.0 if self.mult_dsp else self.multipliers * (a * w * 0.55 + a)
-        tree = self.multipliers * (product + 1)
-        out = self.pe * (self.acc_type.bits * 2 + self.out_type.bits * 2)
-        depth = (self.out_channels // self.pe) * (self.group_inputs // self.simd)
-        width = self.multipliers * (w + self.index_bits)
-        bias_bits = self.pe * self.bias_type.bits
-        # ROMs up to 64 words deep cost one LUT6 per bit; deeper ones go to block RAM
-        rom_lut = width * -(-depth // 64) if depth <= 256 else 0
-        bram = 0.0 if depth <= 256 else -(-width // 36) * -(-depth // 1024)
-        rom_lut += bias_bits * -(-(self.out_channels // self.pe) // 64)
-        buffer = self.simd * a * 2 * -(-(self.in_channels // self.simd) // 64)
+        a, w, acc, out = (t.bits for t in (self.in_type, self.weight_type, self.acc_type, self.out_type))
+        mults, terms = self.multipliers, self.simd // self.m * self.n
+        tiles = self.out_channels // self.pe
+        depth, width = tiles * (self.group_inputs // self.simd), mults * (w + self.index_bits)
+        width = min(width, 1 << min(depth, 16))  # equal columns of a short ROM are one
+        bias = self.pe * self.bias_type.bits
+        # open synthesis: block RAM from 8 kbit per RAMB18, LUT ROMs cost 1 LUT per bit and 14 words
+        bram18 = -(-width // 36) * -(-depth // 512) if depth <= 512 else -(-width // 18) * -(-depth // 1024)
+        in_bram = depth * width > 8256 * bram18
+        rom = 0.0 if in_bram else width * max(1.0, depth / 14)
+        rom += bias * max(1.0, tiles / 14)
+        select = mults * a * -(-self.m // 4) if self.m > 1 else 0
+        # open synthesis: 1.5 LUT per partial-product bit
+        multiply = 0.0 if self.mult_dsp else 1.5 * mults * a * w
+        tree = self.pe * (terms - 1) * (a + w + (terms - 1).bit_length() / 2 + 1)
+        buffer = self.simd * a / 2 * -(-2 * (self.in_channels // self.simd) // 32)
+        tree_ff = self.pe * -(-terms // 4) * (a + w + 2) if terms > 1 else 0
+        selected = (mults if self.m > 1 else terms) * a
+        weight_ff = min(mults * w, width) + (0 if in_bram else width)
         return Resources(
-            lut=mux + mult + tree + out + rom_lut + buffer + 60,
-            ff=self.multipliers * (product * 2 + a) + self.pe * self.acc_type.bits * 3 + 80,
-            dsp=self.multipliers if self.mult_dsp else 0,
-            bram36=bram,
+            lut=rom + select + multiply + tree + buffer + 2 * self.pe * (acc + out) + 70,
+            ff=self.simd * a + selected + weight_ff + mults * (a + w) + tree_ff
+            + bias + self.pe * (acc + 3 * out) + 60,
+            dsp=mults if self.mult_dsp else 0,
+            bram36=bram18 / 2 if in_bram else 0,
         )
 
 

@@ -68,14 +68,19 @@ class PosEmbedParams(CoreParams):
             yield {"simd": simd}
 
     def resources(self) -> Resources:
-        bits = max(self.in_type.bits, self.pos_type.bits) + 1
-        depth = (self.max_tokens + 1) * (self.channels // self.simd)
-        width = self.simd * self.pos_type.bits
-        rom = width * -(-depth // 64) if depth <= 512 else 0
+        bits = max(self.in_type.bits, self.pos_type.bits)
+        out = self.out_type.bits
+        beats = self.channels // self.simd
+        depth, width = (self.max_tokens + 1) * beats, self.simd * self.pos_type.bits
+        # open synthesis: LUT ROMs cost 1 LUT per bit and 14 words, block RAM from 8 kbit per RAMB18
+        bram18 = -(-width // 36) * -(-depth // 512) if depth <= 512 else -(-width // 18) * -(-depth // 1024)
+        in_bram = depth * width > 8256 * bram18
+        rom_lut = 0.0 if in_bram else width * max(1.0, depth / 14)
+        rom_ff = 0 if in_bram else width
         return Resources(
-            lut=self.simd * (bits + self.out_type.bits) + rom + 40,
-            ff=self.simd * (bits + 2 * self.out_type.bits) + 30,
-            bram36=0 if depth <= 512 else -(-width // 36) * -(-depth // 1024),
+            lut=self.simd * (bits + 2 * out) + rom_lut + 2 * depth.bit_length() + 4,
+            ff=self.simd * (bits + 3 * out) + rom_ff + depth.bit_length() + 10,
+            bram36=bram18 / 2 if in_bram else 0,
         )
 
 

@@ -62,10 +62,12 @@ class ResidualAddParams(CoreParams):
             yield {"simd": simd}
 
     def resources(self) -> Resources:
-        bits = max(self.a_type.bits + self.a_shift, self.b_type.bits + self.b_shift) + 1
+        total = max(self.a_type.bits + self.a_shift, self.b_type.bits + self.b_shift) + 1
+        rounding = 1.5 * total if self.shift > 0 else 0
+        out = self.out_type.bits
         return Resources(
-            lut=self.simd * (bits + 1.5 * self.out_type.bits) + 20,
-            ff=self.simd * (bits + 2 * self.out_type.bits) + 10,
+            lut=self.simd * (total + rounding + 2 * out) + 8,  # sum, saturation and skid buffer
+            ff=self.simd * (total + 3 * out) + 12,
         )
 
 

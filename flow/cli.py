@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command line: ``sievit train | export | build | sim | report | boards | cores | core``."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+CONSOLE = Console()
+BUILD = Path("build")
+
+model_option = click.option(
+    "--model", default="heatvit_nm_digits", show_default=True,
+    help="Recipe of the zoo, or a .toml file.",
+)
+board_option = click.option(
+    "--board", default="zcu102", show_default=True, help="Board (see: sievit boards)."
+)
+data_option = click.option(
+    "--data", type=click.Path(path_type=Path), default=None,
+    help="Data set for recipes that need one; the digits come with scikit-learn.",
+)
+checkpoint_option = click.option(
+    "--checkpoint", type=click.Path(path_type=Path), default=None,
+    help="Trained networks; default: the one of the zoo.",
+)
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """Everything that is told in one line."""
+    from sievit.boards.board import BoardError
+    from sievit.flow.build import BuildError
+    from sievit.flow.new_core import NewCoreError
+    from sievit.models.data import DataError
+    from sievit.models.recipe import RecipeError
+    from sievit.models.train import CheckpointError
+    from sievit.quant.fold import BudgetError
+    from sievit.quant.graph import UnsupportedError
+    from sievit.quant.tools import ToolError
+    from sievit.sim.runner import SimulationError
+
+    return (
+        BoardError, BuildError, NewCoreError, DataError, RecipeError, CheckpointError, BudgetError,
+        UnsupportedError, ToolError, SimulationError,
+    )
+
+
+@click.group()
+def cli() -> None:
+    """Train pruned, quantised Vision Transformers and turn them into proven FPGA accelerators."""
+
+
+@cli.command()
+@model_option
+@data_option
+@click.option("--out", type=click.Path(path_type=Path), default=None,
+              help="Checkpoint to write; default: the one of the zoo.")
+def train(model: str, data: Path | None, out: Path | None) -> None:
+    """Train float, QAT dense and QAT pruned networks of a recipe (resumes if interrupted)."""
+    from sievit.flow.build import checkpoint_path, load_data
+    from sievit.models import recipe as recipes
+    from sievit.models.train import Trainer, save_checkpoint
+
+    recipe = recipes.load(model)
+    folder = BUILD / "train" / recipe.name
+    trainer = Trainer(recipe, load_data(recipe, data), folder, CONSOLE)
+    done = trainer.run()
+    path = out or checkpoint_path(recipe)
+    save_checkpoint(path, recipe, done)
+    table = Table("network", "top-1 on the test split", title=recipe.name)
+    for phase, result in done.items():
+        table.add_row(phase.replace("_", " "), f"{result['accuracy']:.2f} %")
+    CONSOLE.print(table)
+    CONSOLE.print(f"checkpoint {path}; log: tensorboard --logdir {folder / 'tensorboard'}")
+
+
+def make_build(model: str, board: str, data: Path | None, checkpoint: Path | None, **more: Any) -> Any:
+    """A Build of the command line's options."""
+    from sievit.boards import board as boards
+    from sievit.flow.build import Build
+    from sievit.models import recipe as recipes
+
+    recipe, target = recipes.load(model), boards.load(board)
+    folder = BUILD / target.name / recipe.name
+    return Build(recipe, target, folder, CONSOLE, data, checkpoint, **more)
+
+
+@cli.command()
+@model_option
+@board_option
+@data_option
+@checkpoint_option
+def export(model: str, board: str, data: Path | None, checkpoint: Path | None) -> None:
+    """Write the trained network as QONNX and compare its execution with the QAT model."""
+    build = make_build(model, board, data, checkpoint)
+    build.load()
+    build.export()
+    CONSOLE.print(f"{build.folder / 'model.onnx'}")
+
+
+@cli.command()
+@model_option
+@board_option
+@data_option
+@checkpoint_option
+@click.option("--images", default=64, show_default=True, help="Images simulated in RTL.")
+@click.option("--fps", default=0.0, help="Stop folding at that speed; default: as fast as fits.")
+@click.option("--seed", default=1, show_default=True, help="Seed of the random stalls.")
+@click.option("--no-proof", is_flag=True, help="Generate only; compile and compare nothing.")
+def build(
+    model: str, board: str, data: Path | None, checkpoint: Path | None, images: int, fps: float,
+    seed: int, no_proof: bool,
+) -> None:
+    """Compile a trained model for a board and prove every view of it equal."""
+    made = make_build(
+        model, board, data, checkpoint, rtl_images=images, fps=fps, seed=seed
+    )
+    made.run(proof=not no_proof)
+
+
+@cli.command()
+@model_option
+@board_option
+@click.option("--core", default=None, help="Run the bench of one core instead of the accelerator.")
+@click.option("--images", default=64, show_default=True)
+@click.option("--stall", default="both", show_default=True,
+              help="none, idle, ready_75, ready_25, bursts or both.")
+@click.option("--seed", default=1, show_default=True)
+@data_option
+def sim(
+    model: str, board: str, core: str | None, images: int, stall: str, seed: int, data: Path | None
+) -> None:
+    """Simulate the RTL of a finished build, or the bench of one core."""
+    if core:
+        import pytest
+
+        from sievit.quant.params import core_names
+
+        if core not in core_names():
+            raise click.UsageError(f"no core {core!r}; known: {', '.join(core_names())}")
+        bench = Path(__file__).resolve().parent.parent / "sim" / "cores" / f"test_{core}.py"
+        sys.exit(pytest.main([str(bench), "-q"]))
+    from sievit.boards import board as boards
+    from sievit.flow.build import BuildError, frames_differ, load_data
+    from sievit.models import recipe as recipes
+    from sievit.models.data import patchify
+    from sievit.quant.execute import execute
+    from sievit.quant.graph import Graph
+    from sievit.quant.params import Stream
+    from sievit.sim import bench as benches
+    from sievit.sim import runner
+
+    if stall not in benches.STALLS:
+        raise click.UsageError(f"no stall profile {stall!r}; known: {', '.join(benches.STALLS)}")
+    recipe = recipes.load(model)
+    folder = BUILD / boards.load(board).name / recipe.name
+    if not (folder / "graph" / "manifest.json").is_file():
+        raise BuildError(f"nothing built in {folder}; run: sievit build --board {board}")
+    graph = Graph.load(folder / "graph")
+    patches = patchify(load_data(recipe, data).test_images[:images], recipe.data.patch_size)
+    x = Stream.full(patches)
+    golden = execute(graph, x)[graph.output.name]
+    result = runner.run_graph(graph, folder / "rtl", x, stall, seed, record=False)
+    wrong = int(frames_differ(golden, result.output).sum())
+    cycles = result.out_last[-1] + 1
+    CONSOLE.print(f"{len(patches)} images, stall {stall}, seed {seed}: {wrong} mismatches, "
+                  f"{cycles} cycles, {cycles / len(patches):.1f} per image")
+    if wrong:
+        raise BuildError(f"{wrong} of {len(patches)} images differ; sievit build locates the edge")
+
+
+@cli.command()
+@model_option
+@board_option
+def report(model: str, board: str) -> None:
+    """Print the report of a finished build."""
+    from sievit.flow.build import load_result
+    from sievit.flow.report import terminal_table
+
+    made = make_build(model, board, None, None)
+    CONSOLE.print(terminal_table(load_result(made.folder)))
+    CONSOLE.print(f"{made.folder / 'report.html'}")
+
+
+@cli.command()
+def boards() -> None:
+    """List the boards."""
+    from sievit.boards import board as known
+
+    table = Table("board", "name", "part", "MHz", "LUT", "FF", "DSP", "BRAM36", "URAM")
+    for name in known.names():
+        b = known.load(name)
+        numbers = (f"{v:,}" for v in (b.lut, b.ff, b.dsp, b.bram36, b.uram))
+        table.add_row(b.name, b.title, b.part, f"{b.clock_mhz:g}", *numbers)
+    CONSOLE.print(table)
+
+
+@cli.command()
+def cores() -> None:
+    """List the cores."""
+    from sievit.quant.params import core_names, load_core
+
+    table = Table("core", "what it computes")
+    for name in core_names():
+        module = sys.modules[load_core(name).params.__module__]
+        table.add_row(name, (module.__doc__ or "").strip().splitlines()[0])
+    CONSOLE.print(table)
+
+
+@cli.command()
+@click.argument("name")
+def core(name: str) -> None:
+    """Write the four files of a new core NAME."""
+    from sievit.flow.new_core import new_core
+
+    for path in new_core(name, Path(__file__).resolve().parent.parent):
+        CONSOLE.print(str(path))
+
+
+def main() -> None:
+    """Entry point: known errors are one line and exit status 1."""
+    warnings.filterwarnings("ignore", category=UserWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        CONSOLE.print("interrupted; the same command goes on where it stopped")
+        sys.exit(130)
+    except errors() as error:
+        Console(stderr=True).print(f"sievit: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(1)
