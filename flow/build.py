@@ -33,7 +33,6 @@ from sievit.models.recipe import ZOO, Recipe
 from sievit.quant import fold
 from sievit.quant.cores.token_select import decide
 from sievit.quant.execute import execute, first_difference
-from sievit.quant.graph import Graph
 from sievit.quant.lower import lower
 from sievit.quant.params import Stream
 from sievit.sim import runner
@@ -59,8 +58,8 @@ def load_data(recipe: Recipe, path: Path | None) -> Dataset:
 class Build:
     """One build of one model for one board; artefacts in ``folder``.
 
-    The steps run in order; each prints a line and its time. Everything that a later step needs from an earlier
-    one is an attribute.
+    The steps run in order; each prints a line and its time. Everything that a later step needs from
+    an earlier one is an attribute.
     """
 
     recipe: Recipe
@@ -91,8 +90,11 @@ class Build:
     def run(self, proof: bool = True) -> dict[str, Any]:
         """All steps; returns the report. ``proof`` = False stops after code generation.
 
-        Raises BuildError on a mismatch, after the report was written.
+        Raises BuildError on a mismatch, after the report was written, and ToolError before anything
+        starts if a compiler or the simulator is missing.
         """
+        if proof:
+            runner.check_tools()
         self.load()
         self.export()
         self.lower()
@@ -117,9 +119,9 @@ class Build:
             self.qat_logits = torch.zeros(0)
             for name, model in self.models.items():
                 y = train.logits(model, self.patches, self.data.levels)
-                self.accuracy[name] = round(train.accuracy(y, self.data.test_labels), 3)
+                self.accuracy[name] = round(train.accuracy(y, self.data.test_labels) / 100, 5)
                 self.qat_logits = y
-            shown = ", ".join(f"{k} {v:.2f} %" for k, v in self.accuracy.items())
+            shown = ", ".join(f"{k} {100 * v:.2f} %" for k, v in self.accuracy.items())
             note["text"] = f"{self.data.name}, {len(self.patches)} test images: {shown}"
 
     def export(self) -> None:
@@ -148,9 +150,7 @@ class Build:
         with self.step("lower") as note:
             self.graph = lower(self.onnx, self.recipe.name)
             profile = self.data.train_images[:PROFILE_IMAGES]
-            edges = execute(
-                self.graph, Stream.full(patchify(profile, self.recipe.data.patch_size))
-            )
+            edges = execute(self.graph, Stream.full(patchify(profile, self.recipe.data.patch_size)))
             self.lengths = {k: v.length for k, v in edges.items()}
             note["text"] = f"{len(self.graph.nodes)} cores"
         with self.step("Graph") as note:
@@ -158,9 +158,8 @@ class Build:
             out = self.graph.output
             logits = self.edges[out.name].data[:, 0]
             scaled = (logits.double() * 2.0**out.exponent).float()
-            self.accuracy["integer"] = round(
-                train.accuracy(logits.double(), self.data.test_labels), 3
-            )
+            top1 = train.accuracy(logits.double(), self.data.test_labels)
+            self.accuracy["integer"] = round(top1 / 100, 5)
             wrong = (scaled != self.qonnx_logits).any(1)
             note["text"] = self.compare("qonnx_graph", wrong, None)
 
@@ -300,7 +299,9 @@ class Build:
             if node.name.startswith("selector"):
                 continue  # a dense network has no selectors
             full = self.graph.max_tokens(node.inputs[0])
-            plain = {"n": 1, "m": 1, "simd": 1} if node.core == "nm_matmul" else {"n": p.to_dict()["m"]}
+            plain = (
+                {"n": 1, "m": 1, "simd": 1} if node.core == "nm_matmul" else {"n": p.to_dict()["m"]}
+            )
             dense += dataclasses.replace(p, **plain).macs(full)
         return {"dense": dense, "executed": round(executed, 1)}
 
@@ -331,7 +332,7 @@ class Build:
             "fps": round(self.board.clock_mhz * 1e6 / self.ii),
             "resources": {
                 **{k: round(v, 1) for k, v in dataclasses.asdict(used).items()},
-                "source": "cost model calibrated on open synthesis of each core (docs/resources.md)",
+                "source": "model calibrated on open synthesis of each core (docs/resources.md)",
             },
             "budget": {k: round(v, 1) for k, v in dataclasses.asdict(budget).items()},
             "tokens": {
@@ -346,8 +347,9 @@ class Build:
 
     def details(self) -> ReportDetails:
         kept = self.stages()
-        index = [int((self.data.test_labels == c).nonzero()[0]) for c in
-                 range(len(self.data.classes))][:10]
+        index = [
+            int((self.data.test_labels == c).nonzero()[0]) for c in range(len(self.data.classes))
+        ][:10]
         budget = self.board.budget()
         names = [n.name for n in self.graph.nodes]
         ends = self.rtl.out_last

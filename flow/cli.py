@@ -16,18 +16,24 @@ CONSOLE = Console()
 BUILD = Path("build")
 
 model_option = click.option(
-    "--model", default="heatvit_nm_digits", show_default=True,
+    "--model",
+    default="heatvit_nm_digits",
+    show_default=True,
     help="Recipe of the zoo, or a .toml file.",
 )
 board_option = click.option(
     "--board", default="zcu102", show_default=True, help="Board (see: sievit boards)."
 )
 data_option = click.option(
-    "--data", type=click.Path(path_type=Path), default=None,
+    "--data",
+    type=click.Path(path_type=Path),
+    default=None,
     help="Data set for recipes that need one; the digits come with scikit-learn.",
 )
 checkpoint_option = click.option(
-    "--checkpoint", type=click.Path(path_type=Path), default=None,
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    default=None,
     help="Trained networks; default: the one of the zoo.",
 )
 
@@ -46,8 +52,16 @@ def errors() -> tuple[type[Exception], ...]:
     from sievit.sim.runner import SimulationError
 
     return (
-        BoardError, BuildError, NewCoreError, DataError, RecipeError, CheckpointError, BudgetError,
-        UnsupportedError, ToolError, SimulationError,
+        BoardError,
+        BuildError,
+        NewCoreError,
+        DataError,
+        RecipeError,
+        CheckpointError,
+        BudgetError,
+        UnsupportedError,
+        ToolError,
+        SimulationError,
     )
 
 
@@ -59,8 +73,12 @@ def cli() -> None:
 @cli.command()
 @model_option
 @data_option
-@click.option("--out", type=click.Path(path_type=Path), default=None,
-              help="Checkpoint to write; default: the one of the zoo.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Checkpoint to write; default: the one of the zoo.",
+)
 def train(model: str, data: Path | None, out: Path | None) -> None:
     """Train float, QAT dense and QAT pruned networks of a recipe (resumes if interrupted)."""
     from sievit.flow.build import checkpoint_path, load_data
@@ -80,7 +98,9 @@ def train(model: str, data: Path | None, out: Path | None) -> None:
     CONSOLE.print(f"checkpoint {path}; log: tensorboard --logdir {folder / 'tensorboard'}")
 
 
-def make_build(model: str, board: str, data: Path | None, checkpoint: Path | None, **more: Any) -> Any:
+def make_build(
+    model: str, board: str, data: Path | None, checkpoint: Path | None, **more: Any
+) -> Any:
     """A Build of the command line's options."""
     from sievit.boards import board as boards
     from sievit.flow.build import Build
@@ -114,13 +134,17 @@ def export(model: str, board: str, data: Path | None, checkpoint: Path | None) -
 @click.option("--seed", default=1, show_default=True, help="Seed of the random stalls.")
 @click.option("--no-proof", is_flag=True, help="Generate only; compile and compare nothing.")
 def build(
-    model: str, board: str, data: Path | None, checkpoint: Path | None, images: int, fps: float,
-    seed: int, no_proof: bool,
+    model: str,
+    board: str,
+    data: Path | None,
+    checkpoint: Path | None,
+    images: int,
+    fps: float,
+    seed: int,
+    no_proof: bool,
 ) -> None:
     """Compile a trained model for a board and prove every view of it equal."""
-    made = make_build(
-        model, board, data, checkpoint, rtl_images=images, fps=fps, seed=seed
-    )
+    made = make_build(model, board, data, checkpoint, rtl_images=images, fps=fps, seed=seed)
     made.run(proof=not no_proof)
 
 
@@ -129,8 +153,12 @@ def build(
 @board_option
 @click.option("--core", default=None, help="Run the bench of one core instead of the accelerator.")
 @click.option("--images", default=64, show_default=True)
-@click.option("--stall", default="both", show_default=True,
-              help="none, idle, ready_75, ready_25, bursts or both.")
+@click.option(
+    "--stall",
+    default="both",
+    show_default=True,
+    help="none, idle, ready_75, ready_25, bursts or both.",
+)
 @click.option("--seed", default=1, show_default=True)
 @data_option
 def sim(
@@ -169,8 +197,10 @@ def sim(
     result = runner.run_graph(graph, folder / "rtl", x, stall, seed, record=False)
     wrong = int(frames_differ(golden, result.output).sum())
     cycles = result.out_last[-1] + 1
-    CONSOLE.print(f"{len(patches)} images, stall {stall}, seed {seed}: {wrong} mismatches, "
-                  f"{cycles} cycles, {cycles / len(patches):.1f} per image")
+    CONSOLE.print(
+        f"{len(patches)} images, stall {stall}, seed {seed}: {wrong} mismatches, "
+        f"{cycles} cycles, {cycles / len(patches):.1f} per image"
+    )
     if wrong:
         raise BuildError(f"{wrong} of {len(patches)} images differ; sievit build locates the edge")
 

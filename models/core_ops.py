@@ -14,21 +14,25 @@ from sievit.quant.params import camel
 
 
 class _Core(torch.autograd.Function):
-    """Forward: the golden function on scaled integers. Backward: the gradient goes to ``surrogate``."""
+    """Forward: the golden function on scaled integers. Backward: the gradient goes to
+    ``surrogate``.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, surrogate: Tensor | None, call: CoreCall, frames: Tensor | None, *data: Tensor
     ) -> Any:
         # the ONNX tracer must see this call, not the integer operations inside it
-        tracing = torch._C._get_tracing_state()
-        torch._C._set_tracing_state(None)
+        tracing, tracer = torch._C._get_tracing_state(), torch._C
+        tracer._set_tracing_state(None)  # type: ignore[attr-defined]
         try:
             y, state = call.run([d.detach() for d in data], frames)
         finally:
-            torch._C._set_tracing_state(tracing)
+            tracer._set_tracing_state(tracing)  # type: ignore[attr-defined]
         if surrogate is not None and y.shape != surrogate.shape:
-            raise ValueError(f"{call.stem}: surrogate {tuple(surrogate.shape)}, core {tuple(y.shape)}")
+            raise ValueError(
+                f"{call.stem}: surrogate {tuple(surrogate.shape)}, core {tuple(y.shape)}"
+            )
         if call.makes_frames:
             ctx.mark_non_differentiable(state)
             return y, state
@@ -39,23 +43,32 @@ class _Core(torch.autograd.Function):
         return (grad, *[None] * (len(ctx.needs_input_grad) - 1))
 
     @staticmethod
-    def symbolic(
-        g: Any, surrogate: Any, call: CoreCall, frames: Any, *data: Any
-    ) -> Any:
+    def symbolic(g: Any, surrogate: Any, call: CoreCall, frames: Any, *data: Any) -> Any:
         """ONNX node of the core; the surrogate is not part of the file."""
         kinds = {int: "i", str: "s", list: "i"}
-        attributes = {f"{k}_{kinds[type(v)]}": v for k, v in call.attributes().items()
-                      if k != "constants"}
+        attributes = {
+            f"{k}_{kinds[type(v)]}": v for k, v in call.attributes().items() if k != "constants"
+        }
         names = sorted(call.constants)
         if names:
             attributes["constants_s"] = names
         constants = [g.op("Constant", value_t=call.constants[n].float()) for n in names]
         state = [frames] if call.frames else []
         outputs = 2 if call.makes_frames else 1
-        return g.op(
+        made = g.op(
             f"{DOMAIN}::{camel(call.stem)}",
-            *data, *state, *constants, outputs=outputs, **attributes,
+            *data,
+            *state,
+            *constants,
+            outputs=outputs,
+            **attributes,
         )
+        values = [made] if outputs == 1 else list(made)
+        p = call.params
+        sizes: list[list[int | None]] = [[1, p.out_tokens(p.max_tokens), p.output().channels], [1, 2]]
+        for value, size in zip(values, sizes, strict=False):
+            value.setType(torch._C.TensorType.get().with_sizes(size).with_dtype(torch.float32))
+        return made
 
 
 def apply_core(
@@ -67,8 +80,8 @@ def apply_core(
     """Exact value of a core with the gradient of ``surrogate``.
 
     Args:
-        surrogate: makes the smooth, differentiable counterpart float ``[B, T, C]`` of the result; called
-            only when gradients are wanted.
+        surrogate: makes the smooth, differentiable counterpart float ``[B, T, C]`` of the result;
+            called only when gradients are wanted.
         data: scaled integers float ``[B, T, C]``, one per input port.
         frames: float ``[B, 2]`` (tokens alive, package flag), or None for full frames.
 

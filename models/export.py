@@ -34,16 +34,17 @@ INPUT, OUTPUT = "patches", "logits"
 def export(model: QuantVisionTransformer, path: Path) -> ModelWrapper:
     """Write the network as QONNX; node names are module names.
 
-    Input ``patches`` float ``[1, T, patch_dim]`` (integer pixels times the pixel step), output ``logits``
-    float ``[1, 1, classes]``. The metadata property ``sievit.nm`` maps layer names to the N:M pattern that their
-    weights promise. Deterministic: the same network gives the same bytes.
+    Input ``patches`` float ``[1, T, patch_dim]`` (integer pixels times the pixel step), output
+    ``logits`` float ``[1, 1, classes]``. The metadata property ``sievit.nm`` maps layer names to
+    the N:M pattern that their weights promise. The same network gives the same bytes.
     """
     model.eval()
-    patch_dim = model.patch_embed.proj.in_features
-    example = torch.zeros(1, model.num_patches, patch_dim)
+    example = torch.zeros(1, model.num_patches, model.patch_embed.patch_dim)
     part = path.with_suffix(".onnx.part")
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # tracing warns at every Python number of a core's parameters
+        warnings.simplefilter(
+            "ignore"
+        )  # tracing warns at every Python number of a core's parameters
         export_qonnx(
             model,
             args=example,
@@ -57,8 +58,13 @@ def export(model: QuantVisionTransformer, path: Path) -> ModelWrapper:
         wrapper = ModelWrapper(str(part))
         keep = ["Quant", *(n.op_type for n in wrapper.graph.node if n.domain == DOMAIN)]
         wrapper = infer_shapes(wrapper)
-        for step in (FoldConstants(exclude_op_types=keep), RemoveUnusedTensors(),
-                     RemoveStaticGraphInputs(), SortGraph(), GiveReadableTensorNames()):
+        for step in (
+            FoldConstants(exclude_op_types=keep),
+            RemoveUnusedTensors(),
+            RemoveStaticGraphInputs(),
+            SortGraph(),
+            GiveReadableTensorNames(),
+        ):
             wrapper = wrapper.transform(step)
     wrapper.rename_tensor(wrapper.graph.input[0].name, INPUT)
     wrapper.rename_tensor(wrapper.graph.output[0].name, OUTPUT)

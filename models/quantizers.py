@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Brevitas quantisers of the models: per tensor, power-of-two scales, round half to even.
 
-Activation scales are collected over the first training steps and are fixed parameters from then on, so
-nothing after training changes an integer.
+Activation scales are collected over the first training steps and are fixed parameters from then on,
+so nothing after training changes an integer.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def input_scale(levels: int) -> float:
 def exponent(q: IntQuantTensor) -> int:
     """log2 of the scale of a quantised tensor. Raises ValueError if it is not a power of two.
 
-    While a quantiser still collects statistics (the first training steps), Brevitas returns the raw scale;
-    then the next power of two is taken, so that every integer stays in range.
+    While a quantiser still collects statistics (the first training steps), Brevitas returns the raw
+    scale; then the next power of two is taken, so that every integer stays in range.
     """
     scale = float(q.scale)
     e = math.ceil(math.log2(scale))

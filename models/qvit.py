@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Vision Transformer as the hardware computes it: Brevitas layers and integer cores.
 
-Every module takes and returns Brevitas ``IntQuantTensor`` whose values are integers times a power of two.
-Module names equal those of the float model, so its weights load directly.
+Every module takes and returns Brevitas ``IntQuantTensor`` whose values are integers times a power
+of two. Module names equal those of the float model, so its weights load directly.
 """
 
 from __future__ import annotations
@@ -154,7 +154,9 @@ class Attention(nn.Module):
 
     EXP_ENTRIES, EXP_BITS, RECIP_FRAC, PROB_BITS, EXP_RANGE = 128, 10, 12, 8, 10.0
 
-    def __init__(self, dim: int, num_heads: int, nm: tuple[int, int], bits: int, wbits: int) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, nm: tuple[int, int], bits: int, wbits: int
+    ) -> None:
         super().__init__()
         self.num_heads, self.nm = num_heads, nm
         self.q, self.k, self.v, self.proj = (QuantLinear(dim, dim, wbits) for _ in range(4))
@@ -201,11 +203,14 @@ class Attention(nn.Module):
 
         def smooth() -> Tensor:
             length, flag = frames[:, 0].long(), frames[:, 1] > 0
-            qs, ks = (Stream((t.value.detach() * 2.0**-exponent(t)).round().long(), length, flag)
-                      for t in (q, k))
+            qs, ks = (
+                Stream((t.value.detach() * 2.0 ** -exponent(t)).round().long(), length, flag)
+                for t in (q, k)
+            )
             keep, _ = probabilities(p, constants, qs, ks)
-            qh, kh, vh = (t.value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-                          for t in (q, k, v))
+            qh, kh, vh = (
+                t.value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v)
+            )
             score = (qh @ kh.transpose(-2, -1)) / math.sqrt(head_dim)
             prob = score.masked_fill(~keep, float("-inf")).softmax(-1).nan_to_num()
             return (prob @ vh).transpose(1, 2).flatten(2)
@@ -251,8 +256,10 @@ class TokenSelector(nn.Module):
     * the mean runs over all tokens of the frame but the class token, a package token included;
     * the last layer of a head gives the logit difference keep - drop, ``u_h = tanh(diff / 2)``;
     * the gate is ``a_h = sigmoid(MLP(mean over the head's lanes))`` with h hidden units;
-    * the score is ``z = sum_h a_h u_h``: without the division by ``sum_h a_h``, which has no influence on its sign;
-    * kept: z >= 0. Package weight: ``sigmoid(4 z / h)``. One package token at most; it is merged again.
+    * the score is ``z = sum_h a_h u_h``: without the division by ``sum_h a_h``, which has no
+      influence on its sign;
+    * kept: z >= 0. Package weight: ``sigmoid(4 z / h)``. One package token at most; it is merged
+      again.
     """
 
     TABLE_BITS, RECIP_FRAC = 7, 10
@@ -272,15 +279,14 @@ class TokenSelector(nn.Module):
         self.lanes.project()
         self.lanes.weight.requires_grad_(False)
         self.gate1, self.gate2 = QuantLinear(h, h, bits), QuantLinear(h, h, bits)
-        for name in ("local", "fc1", "fc2", "fc3", "lanes", "gate1", "gate2"):
-            setattr(self, f"{name}_act", act(bits))
-        for name in ("local", "fc1", "fc2", "gate1"):
-            setattr(self, f"{name}_gelu", gelu())
+        self.local_act, self.fc1_act, self.fc2_act, self.fc3_act = (act(bits) for _ in range(4))
+        self.lanes_act, self.gate1_act, self.gate2_act = (act(bits) for _ in range(3))
+        self.local_gelu, self.fc1_gelu, self.fc2_gelu, self.gate1_gelu = (gelu() for _ in range(4))
         self.two_way, self.sigmoid = two_way(), sigmoid()
         self.temperature = 0.5
         self.noise = 0.0
         #: soft share of patch tokens alive per image [B], set by every forward pass
-        self.alive: Tensor | None = None
+        self.alive = torch.zeros(0)
 
     def forward(self, x: IntQuantTensor, frames: Tensor) -> tuple[IntQuantTensor, Tensor]:
         z = self.score(self.norm(x), frames)
@@ -306,9 +312,7 @@ class TokenSelector(nn.Module):
             out_type=IntType(bits, True),
         )
         call = CoreCall("gated_sum", p, {}, exponents, sum(exponents))
-        z = apply_core(
-            call, lambda: (u.value * a.value).sum(-1, keepdim=True), [u.value, a.value]
-        )
+        z = apply_core(call, lambda: (u.value * a.value).sum(-1, keepdim=True), [u.value, a.value])
         return quant_tensor(z, sum(exponents), p.out_type, self.training)
 
     def mean(self, x: IntQuantTensor, frames: Tensor) -> IntQuantTensor:
@@ -365,9 +369,7 @@ class TokenSelector(nn.Module):
             "weight": torch.tensor(weight),
             "recip": reciprocal_table(RECIP_BITS, self.RECIP_FRAC),
         }
-        call = CoreCall(
-            "token_select", p, constants, (exponent(x), ez), exponent(x), True, True
-        )
+        call = CoreCall("token_select", p, constants, (exponent(x), ez), exponent(x), True, True)
         exact_z = z.value
         if self.training and self.noise > 0:  # Gumbel noise of a two-way choice is logistic
             u = torch.rand_like(exact_z).clamp(1e-4, 1 - 1e-4)
@@ -396,6 +398,18 @@ class TokenSelector(nn.Module):
         return compact(weighted, keep, part, package).data
 
 
+class PatchEmbed(nn.Module):
+    """Linear projection of flattened patches with 8-bit weights."""
+
+    def __init__(self, patch_dim: int, embed_dim: int) -> None:
+        super().__init__()
+        self.patch_dim = patch_dim
+        self.proj = QuantLinear(patch_dim, embed_dim, 8)
+
+    def forward(self, x: IntQuantTensor) -> Tensor:
+        return self.proj(x)
+
+
 class QuantVisionTransformer(nn.Module):
     """Patches ``[B, T, patch_dim]`` (multiples of the pixel step) -> logits ``[B, 1, classes]``.
 
@@ -403,7 +417,12 @@ class QuantVisionTransformer(nn.Module):
     """
 
     def __init__(
-        self, recipe: Recipe, num_patches: int, patch_dim: int, num_classes: int, levels: int,
+        self,
+        recipe: Recipe,
+        num_patches: int,
+        patch_dim: int,
+        num_classes: int,
+        levels: int,
         pruned: bool,
     ) -> None:
         super().__init__()
@@ -411,8 +430,7 @@ class QuantVisionTransformer(nn.Module):
         self.pruned, self.recipe, self.levels = pruned, recipe, levels
         self.num_patches = num_patches
         self.pixels = pixels(levels)
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = QuantLinear(patch_dim, m.embed_dim, 8)
+        self.patch_embed = PatchEmbed(patch_dim, m.embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, m.embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, num_patches + 1, m.embed_dim))
         self.residual = act(q.residual_bits, percentile=99.999)
@@ -426,7 +444,7 @@ class QuantVisionTransformer(nn.Module):
         self.stages: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.residual(self.patch_embed.proj(self.pixels(x)))
+        y = self.residual(self.patch_embed(self.pixels(x)))
         y, frames = self.embed(y)
         self.stages = []
         for i, block in enumerate(self.blocks):
@@ -462,6 +480,10 @@ class QuantVisionTransformer(nn.Module):
             call, lambda: torch.nn.functional.pad(x.value, (0, 0, 1, 0)) + pos, [x.value]
         )
         return quant_tensor(y, e, t, self.training), frames
+
+    def token_selectors(self) -> list[TokenSelector]:
+        """The selectors in the order of their blocks."""
+        return [m for m in self.selectors.values() if isinstance(m, TokenSelector)]
 
     def matrices(self) -> dict[str, QuantLinear]:
         """Every QuantLinear by module name."""

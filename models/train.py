@@ -14,7 +14,14 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, cross_entropy, grid_sample, kl_div, log_softmax, softmax
+from torch.nn.functional import (
+    affine_grid,
+    cross_entropy,
+    grid_sample,
+    kl_div,
+    log_softmax,
+    softmax,
+)
 
 from sievit.models.data import Dataset, patchify
 from sievit.models.pruning import sparsify
@@ -47,7 +54,10 @@ def geometry(recipe: Recipe, data: Dataset) -> Geometry:
     _, _, height, width = data.test_images.shape
     size = recipe.data.patch_size
     return Geometry(
-        patches.shape[1], patches.shape[2], len(data.classes), data.levels,
+        patches.shape[1],
+        patches.shape[2],
+        len(data.classes),
+        data.levels,
         (height // size, width // size),
     )
 
@@ -57,7 +67,13 @@ def build_model(recipe: Recipe, g: Geometry, phase: str) -> nn.Module:
     if phase == "float":
         m = recipe.model
         return VisionTransformer(
-            g.num_patches, g.patch_dim, g.num_classes, m.embed_dim, m.depth, m.num_heads, m.mlp_ratio
+            g.num_patches,
+            g.patch_dim,
+            g.num_classes,
+            m.embed_dim,
+            m.depth,
+            m.num_heads,
+            m.mlp_ratio,
         )
     pruned = phase == "qat_pruned"
     model = QuantVisionTransformer(
@@ -120,8 +136,12 @@ class Trainer:
             saved = torch.load(state, weights_only=True)
             if saved["recipe"] == repr(dataclasses.replace(recipe, title="")):
                 self.done, self.resume = saved["done"], saved["phase"]
-                where = f", {self.resume['name']} epoch {self.resume['epoch']}" if self.resume else ""
-                console.print(f"resuming from {state}: finished {list(self.done) or 'nothing'}{where}")
+                where = (
+                    f", {self.resume['name']} epoch {self.resume['epoch']}" if self.resume else ""
+                )
+                console.print(
+                    f"resuming from {state}: finished {list(self.done) or 'nothing'}{where}"
+                )
             else:
                 console.print(f"{state} belongs to another recipe: starting afresh")
 
@@ -166,7 +186,10 @@ class Trainer:
         decay = [p for p in free if p.ndim >= 2]
         rest = [p for p in free if p.ndim < 2]
         optimizer = torch.optim.AdamW(
-            [{"params": decay, "weight_decay": t.weight_decay}, {"params": rest, "weight_decay": 0}],
+            [
+                {"params": decay, "weight_decay": t.weight_decay},
+                {"params": rest, "weight_decay": 0},
+            ],
             lr=rate,
         )
         steps = -(-len(self.data.train_labels) // t.batch_size)
@@ -189,9 +212,12 @@ class Trainer:
             teacher = build_model(self.recipe, self.geometry, "float").eval()
             teacher.load_state_dict(self.done["float"]["state"])
         columns = (
-            TextColumn("{task.description:<11}"), BarColumn(30),
+            TextColumn("{task.description:<11}"),
+            BarColumn(30),
             TextColumn("{task.completed}/{task.total} epochs"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
         with Progress(*columns, console=self.console) as progress:
@@ -249,8 +275,10 @@ class Trainer:
             layers = model.matrices()
             if model.pruned:
                 keep = self.recipe.selector.keep
-                sparsify(layers, share / t.ramp) if share <= t.ramp + 0.05 else None
-                for selector in model.selectors.values():
+                if share <= t.ramp + max(0.05, 1 / t.pruned_epochs):
+                    last = round(share * t.pruned_epochs) == t.pruned_epochs - 1
+                    sparsify(layers, 1.0 if last or not t.ramp else share / t.ramp)
+                for selector in model.token_selectors():
                     selector.noise = max(0.0, 1 - share / 0.7)
         sums: dict[str, float] = {}
         count = 0
@@ -262,12 +290,12 @@ class Trainer:
                 with torch.no_grad():
                     target = softmax(teacher(x), -1)
                 parts["distill"] = kl_div(log_softmax(y, -1), target, reduction="batchmean")
-            if keep:
-                shares = [s.alive.mean() / x.shape[1] for s in model.selectors.values()]
-                parts["ratio"] = sum((s - k) ** 2 for s, k in zip(shares, keep, strict=True))
+            if keep and isinstance(model, QuantVisionTransformer):
+                shares = [s.alive.mean() / x.shape[1] for s in model.token_selectors()]
+                parts["ratio"] = (torch.stack(shares) - torch.tensor(keep)).square().sum()
             d = t.distill if teacher is not None else 0.0
             weights = {"ce": 1 - d, "distill": d, "ratio": t.ratio}
-            loss = sum(weights[k] * v for k, v in parts.items())
+            loss = torch.stack([weights[k] * v for k, v in parts.items()]).sum()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -321,6 +349,8 @@ def load_checkpoint(path: Path, recipe: Recipe, g: Geometry) -> dict[str, nn.Mod
             model.load_state_dict(phases[name]["state"])
         except (KeyError, RuntimeError) as error:
             first = str(error).splitlines()[-1].strip()
-            raise CheckpointError(f"{path} does not fit recipe {recipe.name}: {first}; {remedy}") from error
+            raise CheckpointError(
+                f"{path} does not fit recipe {recipe.name}: {first}; {remedy}"
+            ) from error
         models[name] = model.eval()
     return models

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class PatchEmbed(nn.Module):
-    """Linear projection of flattened patches: ``[B, T, patch^2 * in_chans] -> [B, T, embed_dim]``."""
+    """Projection of flattened patches: ``[B, T, patch^2 * in_chans] -> [B, T, embed_dim]``."""
 
     def __init__(self, patch_dim: int, embed_dim: int) -> None:
         super().__init__()
@@ -29,8 +29,10 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (f(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-                   for f in (self.q, self.k, self.v))
+        q, k, v = (
+            f(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for f in (self.q, self.k, self.v)
+        )
         y = nn.functional.scaled_dot_product_attention(q, k, v)
         return self.proj(y.transpose(1, 2).flatten(2))
 
@@ -57,7 +59,7 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches ``[B, T, patch_dim]`` (pixels 0..1) -> logits ``[B, num_classes]`` from the class token."""
+    """Patches ``[B, T, patch_dim]`` (pixels 0..1) -> logits ``[B, num_classes]``."""
 
     def __init__(
         self,

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cores as QONNX operators: domain ``sievit.quant.custom_op``, one operator per core.
 
-A node ``NmMatmul``, ``Layernorm``, ... carries the core's parameters as attributes (ints, types as text such as
-``int8``), ``in_exponents`` and ``out_exponent`` (value = integer * 2^exponent) and the names of its constants.
-Inputs: the data streams float ``[B, T, C]``, then, if ``frames`` is 1, the frame state float ``[B, 2]`` (tokens
-alive, package flag), then the constants. Outputs: the data stream and, if ``makes_frames`` is 1, its frame state.
-Rows past a frame's length are 0. qonnx finds the operators by importing the domain; nothing to register.
+A node ``NmMatmul``, ``Layernorm``, ... carries the core's parameters as attributes (ints, types as
+text such as ``int8``), ``in_exponents`` and ``out_exponent`` (value = integer * 2^exponent) and the
+names of its constants. Inputs: the data streams float ``[B, T, C]``, then, if ``frames`` is 1, the
+frame state float ``[B, 2]`` (tokens alive, package flag), then the constants. Outputs: the data
+stream and, if ``makes_frames`` is 1, its frame state. Rows past a frame's length are 0. qonnx finds
+the operators by importing the domain; nothing to register.
 """
 
 from __future__ import annotations
@@ -84,7 +85,10 @@ def core_call(op_type: str, attributes: dict[str, Any], constants: list[Any]) ->
     return CoreCall(
         stem,
         load_core(stem).params.from_dict(values),
-        {n: torch.from_numpy(np.asarray(c)).round().long() for n, c in zip(names, constants, strict=True)},
+        {
+            n: torch.from_numpy(np.asarray(c)).round().long()
+            for n, c in zip(names, constants, strict=True)
+        },
         tuple(call["in_exponents"]),
         call["out_exponent"],
         bool(call["frames"]),

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Choose the parallelism of every core for a budget, and what the choice costs.
 
-Folding searches the smallest initiation interval whose design fits the budget. For a target interval every
-core takes the cheapest of its foldings that reaches it, the price of a resource being its share of the budget;
-then multipliers move from LUTs to DSPs until both are loaded alike.
+Folding searches the smallest initiation interval whose design fits the budget. For a target
+interval every core takes the cheapest of its foldings that reaches it, the price of a resource
+being its share of the budget; then multipliers move from LUTs to DSPs until both are loaded
+alike.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Choice:
 
 
 def frame_lengths(graph: Graph, lengths: Lengths | None, edge: str) -> Tensor:
-    """Tokens of the profiled frames on an edge, int64 ``[images]``; the maximum without a profile."""
+    """Tokens of the profiled frames on an edge, int64 ``[images]``; without a profile the most."""
     return lengths[edge] if lengths else torch.tensor([graph.max_tokens(edge)])
 
 
@@ -46,23 +47,21 @@ def mean_cycles(params: CoreParams, tokens: Tensor) -> float:
     return total / int(counts.sum())
 
 
-def typical_cycles(params: CoreParams, tokens: Tensor) -> float:
-    """Cycles that nine of ten profiled frames do not exceed: FIFOs level out the others."""
-    return float(torch.tensor([params.cycles(int(t)) for t in tokens.unique()])[
-        torch.searchsorted(tokens.unique(), tokens)
-    ].double().quantile(0.9, interpolation="lower"))
+def typical_tokens(tokens: Tensor) -> int:
+    """Length that nine of ten profiled frames do not exceed: FIFOs level out the others."""
+    return int(tokens.double().quantile(0.9, interpolation="lower"))
 
 
 def choices(node: Node, tokens: Tensor) -> list[Choice]:
     """Every folding of a node, fastest last; ``mult_dsp`` is chosen where the core has it."""
     dsp = [0, 1] if any(f.name == "mult_dsp" for f in fields(node.params)) else [None]
-    out = []
+    out, typical = [], typical_tokens(tokens)
     for folding in node.params.foldings():
         cycles = None
         for use in dsp:
             changes = folding if use is None else {**folding, "mult_dsp": use}
             params = replace(node.params, **changes)
-            cycles = typical_cycles(params, tokens) if cycles is None else cycles
+            cycles = params.cycles(typical) if cycles is None else cycles
             out.append(Choice(changes, cycles, params.resources()))
     return sorted(out, key=lambda c: (-c.cycles, tuple(c.changes.items())))
 
@@ -72,15 +71,13 @@ def fold(graph: Graph, budget: Resources, lengths: Lengths | None = None, ii: fl
 
     Args:
         budget: usable resources of the board.
-        lengths: tokens per frame on every edge over a profile of real inputs, int64 ``[images]`` by edge name;
-            cycles are averaged over them. Without it every frame has the most tokens possible.
+        lengths: tokens per frame on every edge over a profile of real inputs, int64 ``[images]`` by
+            edge name. Without it every frame has the most tokens possible.
         ii: stop at that initiation interval instead of the smallest that fits.
 
     Raises BudgetError if even the smallest design does not fit.
     """
-    options = {
-        n.name: choices(n, frame_lengths(graph, lengths, n.inputs[0])) for n in graph.nodes
-    }
+    options = {n.name: choices(n, frame_lengths(graph, lengths, n.inputs[0])) for n in graph.nodes}
     fastest = max(min(c.cycles for c in o) for o in options.values())
     targets = sorted({c.cycles for o in options.values() for c in o if c.cycles >= fastest})
     targets = [t for t in targets if t >= ii] or targets[-1:]
@@ -120,7 +117,7 @@ def _cheapest(options: list[Choice], target: float, budget: Resources) -> Choice
 def _use_dsps(
     chosen: dict[str, Choice], options: dict[str, list[Choice]], budget: Resources, rest: Resources
 ) -> dict[str, Choice]:
-    """Move multipliers from LUTs to DSPs, best LUT saving per DSP first, until the loads are level."""
+    """Move multipliers from LUTs to DSPs, best saving first, until both are loaded alike."""
     twins = {}
     for name, choice in chosen.items():
         folding = {**choice.changes, "mult_dsp": 1}
@@ -216,8 +213,8 @@ def latency(graph: Graph, tokens: Mapping[str, int]) -> float:
 def interval(graph: Graph, lengths: Lengths | None = None) -> tuple[float, str]:
     """(predicted initiation interval, the node that sets it most often) over the profile.
 
-    Every frame takes as long as its slowest node; the prediction is the mean of that. FIFOs let neighbouring
-    frames average out, so a simulation may be a little faster.
+    Every frame takes as long as its slowest node; the prediction is the mean of that. FIFOs let
+    neighbouring frames average out, so a simulation may be a little faster.
     """
     rows = []
     for node in graph.nodes:
@@ -225,7 +222,9 @@ def interval(graph: Graph, lengths: Lengths | None = None) -> tuple[float, str]:
         known = {int(t): node.params.cycles(int(t)) for t in tokens.unique()}
         rows.append(torch.tensor([known[int(t)] for t in tokens]))
     slowest = torch.stack(rows).max(0)
-    return float(slowest.values.double().mean()), graph.nodes[int(slowest.indices.mode().values)].name
+    return float(slowest.values.double().mean()), graph.nodes[
+        int(slowest.indices.mode().values)
+    ].name
 
 
 # -- buffers -------------------------------------------------------------------------------------
@@ -234,9 +233,9 @@ def interval(graph: Graph, lengths: Lengths | None = None) -> tuple[float, str]:
 def size_fifos(graph: Graph, lengths: Lengths | None = None) -> Graph:
     """Set the FIFO depths so that branches which meet again can run at full rate.
 
-    Where the inputs of a node come from branches of different latency, the early one waits: its FIFO holds
-    the frames that pass meanwhile, rounded up to whole frames. Queries wait for the keys of their frame.
-    Elsewhere one token decouples neighbours.
+    Where the inputs of a node come from branches of different latency, the early one waits: its
+    FIFO holds the frames that pass meanwhile, rounded up to whole frames. Queries wait for the keys
+    of their frame. Elsewhere one token decouples neighbours.
     """
     longest = {e: graph.max_tokens(e) for e in [Graph.INPUT, *(n.name for n in graph.nodes)]}
     when = arrivals(graph, longest)
@@ -256,7 +255,9 @@ def size_fifos(graph: Graph, lengths: Lengths | None = None) -> Graph:
             else:
                 depths.append(max(2, min(int(wait) + port.beats + 2, 2 * frame)))
         nodes.append(replace(node, depths=tuple(depths)))
-    return Graph(graph.name, graph.input, graph.input_tokens, graph.input_exponent, nodes, graph.meta)
+    return Graph(
+        graph.name, graph.input, graph.input_tokens, graph.input_exponent, nodes, graph.meta
+    )
 
 
 def fifo_resources(port: Port, depth: int) -> Resources:
@@ -302,7 +303,8 @@ def _excess(used: Resources, budget: Resources) -> str:
         if u > b:
             lines.append(f"{f.name} {u:.0f} of {b:.0f} ({u - b:.0f} too many)")
     return (
-        "even the smallest design does not fit: " + ", ".join(lines)
+        "even the smallest design does not fit: "
+        + ", ".join(lines)
         + "; choose a larger board or a smaller model"
     )
 

@@ -30,8 +30,8 @@ class Node:
     """One instance of a core. Its output edge bears its name.
 
     Attributes:
-        inputs: producing node (or ``Graph.INPUT``) of every input port, in the order of ``params.inputs()``.
-        depths: FIFO depth in beats in front of every input port; 0 = no FIFO.
+        inputs: producing node (or ``Graph.INPUT``) of every input port, in the order of
+        ``params.inputs()``. depths: FIFO depth in beats in front of every input port; 0 = no FIFO.
         exponent: value of an output integer y is ``y * 2^exponent``.
     """
 
@@ -101,10 +101,14 @@ class Graph:
         for node in self.nodes:
             ports = node.params.inputs()
             if len(ports) != len(node.inputs):
-                raise UnsupportedError(node.name, "wrong number of inputs", "this is a lowering bug")
+                raise UnsupportedError(
+                    node.name, "wrong number of inputs", "this is a lowering bug"
+                )
             for edge, port in zip(node.inputs, ports, strict=True):
                 if edge not in known:
-                    raise UnsupportedError(node.name, f"reads {edge!r} before it is made", "reorder")
+                    raise UnsupportedError(
+                        node.name, f"reads {edge!r} before it is made", "reorder"
+                    )
                 source = self.port_of(edge)
                 if (source.channels, source.itype) != (port.channels, port.itype):
                     raise UnsupportedError(
@@ -151,7 +155,7 @@ class Graph:
             "nodes": nodes,
         }
         (folder / "graph.json").write_text(json.dumps(text, indent=1) + "\n")
-        files = sorted(p for p in folder.rglob("*.npy")) + [folder / "graph.json"]
+        files = [*sorted(folder.rglob("*.npy")), folder / "graph.json"]
         sums = {
             p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
             for p in files

@@ -105,7 +105,9 @@ class _Lowering:
         if isinstance(output, Linear):
             self.linear(output, None)
         elif not isinstance(output, Edge):
-            raise UnsupportedError("output", "no integer result", "end in a linear layer or a Quant")
+            raise UnsupportedError(
+                "output", "no integer result", "end in a linear layer or a Quant"
+            )
         if self.input is None:
             raise UnsupportedError("input", "the input is not quantised", "start with a Quant node")
         port = Port("s_axis", self.input.channels, 1, self.input.itype)
@@ -152,8 +154,13 @@ class _Lowering:
         source = self.values.get(node.input[0])
         if isinstance(source, Constant):
             value = quant(
-                source.value.numpy(), scale.numpy(), zero.numpy(), bits.numpy(),
-                signed=attributes["signed"], narrow=attributes["narrow"], rounding_mode="ROUND",
+                source.value.numpy(),
+                scale.numpy(),
+                zero.numpy(),
+                bits.numpy(),
+                signed=attributes["signed"],
+                narrow=attributes["narrow"],
+                rounding_mode="ROUND",
             )
             self.values[node.output[0]] = Constant(torch.from_numpy(value), exponent)
             return
@@ -276,7 +283,9 @@ class _Lowering:
                 f.layer, str(error), "prune the weights to the pattern or change the recipe"
             ) from error
         return self.emit(
-            Node(_clean(f.layer), "nm_matmul", params, constants, (f.x.name,), exponent=out_exponent)
+            Node(
+                _clean(f.layer), "nm_matmul", params, constants, (f.x.name,), exponent=out_exponent
+            )
         )
 
     def pattern(self, layer: str, weight: Tensor) -> tuple[int, int]:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every core declares: streams, parameters, constants, cost.
 
-A core is ``quant/cores/X.py`` with a frozen dataclass ``XParams(CoreParams)`` and a golden function ``X``.
-Every field of the dataclass is an ``int`` or an ``IntType``. The field ``out_type`` becomes ``OutBits`` and
-``OutSigned`` in SystemVerilog, ``out_bits`` and ``out_signed`` in C++; the field ``in_channels`` becomes
-``InChannels`` / ``in_channels``. Memories add one file-name parameter each (``weights`` -> ``WeightsFile``).
+A core is ``quant/cores/X.py`` with a frozen dataclass ``XParams(CoreParams)`` and a golden function
+``X``. Every field of the dataclass is an ``int`` or an ``IntType``. The field ``out_type`` becomes
+``OutBits`` and ``OutSigned`` in SystemVerilog, ``out_bits`` and ``out_signed`` in C++; the field
+``in_channels`` becomes ``InChannels`` / ``in_channels``. Memories add one file-name parameter each
+(``weights`` -> ``WeightsFile``).
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Stream:
     Attributes:
         data: int64 ``[B, T, C]``, T = longest frame; rows at and after a frame's length are 0.
         length: int64 ``[B]``, tokens of each frame, 1..T (``tlast`` in hardware).
-        package: bool ``[B]``, the last token of the frame is a package token (``tuser`` in hardware).
+        package: bool ``[B]``, the last token of the frame is a package token (``tuser`` in
+        hardware).
     """
 
     data: Tensor
@@ -192,7 +194,10 @@ class CoreParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CoreParams:
-        return cls(**{k: IntType.parse(v) if isinstance(v, str) else v for k, v in values.items()})
+        given: dict[str, Any] = dict(values)
+        for name, value in given.items():
+            given[name] = IntType.parse(value) if isinstance(value, str) else value
+        return cls(**given)
 
     def require(self, condition: bool, text: str) -> None:
         """Raise ValueError naming the core if ``condition`` does not hold."""
@@ -255,7 +260,7 @@ def exact_matmul(x: Tensor, w: Tensor, bound: int) -> Tensor:
 def random_frames(
     rng: torch.Generator, port: Port, frames: int, max_tokens: int, package: bool = False
 ) -> Stream:
-    """Random frames of 1..max_tokens tokens; a fifth of the values at the ends of the type's range."""
+    """Random frames of 1..max_tokens tokens; a fifth of the values are the type's extremes."""
     length = torch.randint(1, max_tokens + 1, (frames,), generator=rng)
     length[0] = max_tokens
     if frames > 1:

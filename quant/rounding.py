@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one definition of rounding, saturation and the normalised tables.
 
-Its counterparts are ``rtl/lib/num_pkg.sv`` and ``hls/lib/rounding.hpp``. All functions take and return
-int64 tensors of any shape.
+Its counterparts are ``rtl/lib/num_pkg.sv`` and ``hls/lib/rounding.hpp``. All functions take and
+return int64 tensors of any shape.
 
 ==========  =======================================  ==============================
 mode        value of x / 2^s                          -2.5  -1.5  -0.5  0.5  1.5  2.5
@@ -30,14 +30,12 @@ def round_shift(x: Tensor, s: int | Tensor, half_up: bool = False) -> Tensor:
     if isinstance(s, int):  # the usual case, without temporaries for the shift
         if s <= 0:
             return x << -s if s else x
-        half = 1 << (s - 1)
-        return (x + half if half_up else x + (half - 1) + ((x >> s) & 1)) >> s
+        step = 1 << (s - 1)
+        return (x + step if half_up else x + (step - 1) + ((x >> s) & 1)) >> s
     right = s.clamp(min=0)
     half = torch.where(right > 0, torch.bitwise_left_shift(torch.ones_like(right), right) >> 1, 0)
-    if half_up:
-        carry = half
-    else:
-        carry = torch.where(right > 0, half - 1 + ((x >> right) & 1), 0)
+    odd = torch.where(right > 0, (x >> right) & 1, 0)
+    carry = half if half_up else torch.where(right > 0, half - 1 + odd, 0)
     return ((x + carry) >> right) << (-s).clamp(min=0)
 
 

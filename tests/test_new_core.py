@@ -20,6 +20,7 @@ import sievit.quant.cores as library
 from sievit.flow.new_core import NewCoreError, new_core
 from sievit.quant.itype import IntType
 from sievit.quant.params import core_names, load_core
+from sievit.quant.tools import ToolError
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "demo_merge"
@@ -144,7 +145,7 @@ def test_rtl_lints_and_simulates(core: Path, monkeypatch: pytest.MonkeyPatch) ->
     harness = pytest.importorskip("sievit.sim.harness")
     try:
         runner.check_tools()
-    except runner.ToolError as error:
+    except ToolError as error:
         pytest.skip(str(error))
     monkeypatch.setattr(runner, "LIBRARY", [ROOT / "rtl" / "lib", core / "rtl" / "cores"])
     runner.lint(NAME, [core / "rtl" / "cores" / f"{NAME}.sv"], {"InSigned": 0, "Channels": 6})

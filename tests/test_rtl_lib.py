@@ -10,10 +10,10 @@ import torch
 from sievit.quant import rounding
 from sievit.quant.itype import IntType
 from sievit.quant.params import Port, Stream, random_frames
+from sievit.quant.tools import ToolError
 from sievit.sim.harness import build_root, compare
 from sievit.sim.runner import (
     SimulationError,
-    ToolError,
     build,
     check_tools,
     simulate,
@@ -246,7 +246,7 @@ def test_num_pkg() -> None:
 
 def test_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(ToolError, match=r"perl is not installed.*apt-get install perl"):
+    with pytest.raises(ToolError, match=r"perl: not found on PATH.*apt-get install perl"):
         check_tools()
 
 

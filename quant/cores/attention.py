@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multi-head attention with dynamic N:M sparse rows and table softmax.
 
-The selection is that of DFSS (Chen et al., PPoPP'23), which FNM-Trans (Zhang et al., DAC'24) builds on: of
-every M consecutive keys of a row the N with the largest scores survive.
+The selection is that of DFSS (Chen et al., PPoPP'23), which FNM-Trans (Zhang et al., DAC'24) builds
+on: of every M consecutive keys of a row the N with the largest scores survive.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class AttentionParams(CoreParams):
         p[j] = saturate(round_shift(e[j] * recip[i], l + prob_shift), prob_type)
         y[d] = saturate(round_shift(sum_j p[j] v[j, d], shift), out_type)
 
-    Keys that do not survive contribute nothing. ``n = m`` is dense attention, m keys at a time. Per row and
-    head the core takes ``ceil(tokens / m) * (head_dim / simd)`` steps of ``m * simd`` score and
-    ``n * simd`` value multiplications.
+    Keys that do not survive contribute nothing. ``n = m`` is dense attention, m keys at a time. Per
+    row and head the core takes ``ceil(tokens / m) * (head_dim / simd)`` steps of ``m * simd`` score
+    and ``n * simd`` value multiplications.
     """
 
     channels: int = 8
@@ -150,35 +150,51 @@ class AttentionParams(CoreParams):
                 yield {"simd": simd, "heads_par": heads_par}
 
     def resources(self) -> Resources:
-        qk, pv = self.m * self.simd, self.n * self.simd
-        qk_lut = 0.0 if self.mult_dsp else qk * self.q_type.bits * (self.k_type.bits * 0.55 + 1)
-        pv_lut = 0.0 if self.mult_dsp else pv * self.prob_type.bits * (self.v_type.bits * 0.55 + 1)
-        s = self.score_type.bits
-        tree = qk * (self.q_type.bits + self.k_type.bits + 1)
-        tree += pv * (self.prob_type.bits + self.v_type.bits + 1)
-        select = self.m * self.m * s / 2 + self.n * self.m * s / 6
-        exp = self.n * (self.exp_entries / 64 * self.exp_type.bits * 1.25 + 2 * s)
-        prob = self.n * self.exp_type.bits * self.recip_type.bits * 0.6
-        mux = pv * self.v_type.bits * (self.m + 2) / 6
-        groups = -(-self.max_tokens // self.m)
-        chunks = self.head_dim // self.simd * (self.heads // self.heads_par)
-        kv_bits = 2 * self.m * self.simd * (self.k_type.bits + self.v_type.bits)
-        kv_depth = groups * chunks
-        kv_lut = kv_bits * -(-kv_depth // 64) if kv_depth <= 256 else 0
-        kv_bram = 0 if kv_depth <= 256 else -(-kv_bits // 36) * -(-kv_depth // 1024)
-        per_head = qk_lut + pv_lut + tree + select + exp + prob + mux + kv_lut + 200
+        q, k, v, s = self.q_type.bits, self.k_type.bits, self.v_type.bits, self.score_type.bits
+        e, recip, prob = self.exp_type.bits, self.recip_type.bits, self.prob_type.bits
+        out, simd, n, m = self.out_type.bits, self.simd, self.n, self.m
+        groups = -(-self.max_tokens // m)
+        total = e + (groups * n - 1).bit_length()  # sum of a row's exponentials
+        acc, aligned = prob + v + (groups * n).bit_length(), e + recip + total
+
+        def product(a: int, b: int) -> int:  # open synthesis: 2 LUT per carry-save bit
+            return 2 * max(a, b) * (min(a, b) - 1)
+
+        multiply = simd * m * product(q, k) + simd * n * product(prob, v) + n * product(e, recip)
+        trees = simd * (m * s + (n + 1) * acc + n * v * -(-m // 4) + 3 * out)
+        select = m * (m - 1) // 2 * s + 2 * n * s
+        softmax = n * (5 * s + e * self.exp_entries // 64 + 3 * aligned) + 6 * total
+        # K and V, two frames each; open synthesis: block RAM above 64 LUT of LUT RAM per RAMB18
+        depth = 2 * groups * self.channels // (simd * self.heads_par)
+        lutram, bram18 = 0, 0
+        for bank in (simd * k, simd * v):
+            luts = 8 * min(-(-bank // 14) * -(-depth // 32), -(-bank // 7) * -(-depth // 64))
+            blocks = max(-(-bank // 36), -(-depth * bank // 18432))
+            if luts > 64 * blocks:
+                bram18 += m * blocks
+            else:
+                lutram += m * luts
+        rows = simd * (q + out) + n * (s + e) + s + recip  # bits of the smaller buffers
+        stream = simd * (q + m * (k + v) + n * v + 2 * acc + 3 * out)
+        terms = simd * (m * (q + k) + n * (prob + v))
+        scores = 3 * m * s + n * (3 * s + 5 * e + 2 * recip + 2 * prob) + 80
+        head = trees + select + softmax + lutram + rows * 8 / 14
+        head += 0 if self.mult_dsp else multiply
         return Resources(
-            lut=self.heads_par * per_head + 400,
-            ff=self.heads_par * (2 * tree + self.m * s * 2 + 300) + 300,
-            dsp=self.heads_par * (qk + pv) if self.mult_dsp else 0,
-            bram36=self.heads_par * kv_bram,
+            lut=self.heads_par * head + 600,
+            ff=self.heads_par * (stream + terms + scores) + 410,
+            # without use_dsp the exponentials' products follow the others
+            dsp=self.heads_par * (simd * (m + n) + n) if self.mult_dsp else 0,
+            bram36=self.heads_par * bram18 / 2,
         )
 
 
 def survivors(score: Tensor, valid: Tensor, n: int, m: int) -> Tensor:
-    """bool ``[..., T]``: the n largest of every m consecutive valid scores, ties to the lower index.
+    """bool ``[..., T]``: the n largest of every m consecutive valid scores, ties to the lower
+    index.
 
-    ``score`` int64 ``[..., T]``, ``valid`` bool, broadcastable. The last group is padded with absent keys.
+    ``score`` int64 ``[..., T]``, ``valid`` bool, broadcastable. The last group is padded with
+    absent keys.
     """
     tokens = score.shape[-1]
     pad = -tokens % m
@@ -186,7 +202,9 @@ def survivors(score: Tensor, valid: Tensor, n: int, m: int) -> Tensor:
     masked = torch.nn.functional.pad(torch.where(valid, score, low), (0, pad), value=low)
     grouped = masked.reshape(*score.shape[:-1], -1, m)
     order = grouped.sort(dim=-1, descending=True, stable=True).indices
-    rank = torch.empty_like(order).scatter_(-1, order, torch.arange(m).expand_as(order).contiguous())
+    rank = torch.empty_like(order).scatter_(
+        -1, order, torch.arange(m).expand_as(order).contiguous()
+    )
     return (rank < n).reshape(masked.shape)[..., :tokens] & valid
 
 
@@ -231,8 +249,9 @@ def stimuli(
     rng: torch.Generator, p: AttentionParams, frames: int
 ) -> tuple[dict[str, Tensor], list[Stream]]:
     """Frames whose scores range from all equal to saturated, with many ties."""
-    q, k, v = (random_frames(rng, port, frames, p.max_tokens, i == 0) for i, port in
-               enumerate(p.inputs()))
+    q, k, v = (
+        random_frames(rng, port, frames, p.max_tokens, i == 0) for i, port in enumerate(p.inputs())
+    )
     length = q.length
     tokens = int(length.max())
 

@@ -58,9 +58,9 @@ class GatedSumParams(CoreParams):
 
     def resources(self) -> Resources:
         a, b, out = self.a_type.bits, self.b_type.bits, self.out_type.bits
-        product = 1.5 * a * b  # open synthesis: LUT per partial-product bit
+        product = 2 * max(a, b) * (min(a, b) - 1)  # open synthesis: 2 LUT per carry-save bit
         return Resources(
-            lut=self.simd * (product + out) + 2 * out + 15,  # accumulator, skid buffer, control
+            lut=self.simd * (product + out) + 2 * out + 10,  # accumulator, skid buffer, control
             ff=self.simd * (a + b) + 4 * out + 10,
         )
 

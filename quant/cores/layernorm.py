@@ -106,21 +106,31 @@ class LayernormParams(CoreParams):
             yield {"simd": simd}
 
     def resources(self) -> Resources:
-        d, z = self.in_type.bits + 1, self.norm_bits
-        square = d * d * 0.55
-        norm = d * self.rsqrt_type.bits * 0.55 + d * 4
-        affine = z * self.scale_type.bits * 0.55 + self.bias_type.bits
-        rom = 4 * self.rsqrt_type.bits * (4 << self.index_bits) / 64
-        consts = self.simd * (self.scale_type.bits + self.bias_type.bits) * -(-self.beats // 64)
-        buffers = 3 * self.simd * self.in_type.bits * -(-self.beats // 32)
+        x, z, r = self.in_type.bits, self.norm_bits, self.rsqrt_type.bits
+        s, out = self.scale_type.bits, self.out_type.bits
+        log_c = (self.channels - 1).bit_length()
+        square = 2 * x + log_c + 1  # bits of the sum of squares
+        aligned, affine = x + r + square // 2 + 1, max(z + s, self.bias_type.bits) + 1
+
+        def product(a: int, b: int) -> int:  # open synthesis: 2 LUT per carry-save bit
+            return 2 * max(a, b) * (min(a, b) - 1)
+
+        # once per token: mean, sum * mean, mean^2, variance, leading one, 1 / sqrt
+        token = product(x + log_c, x + 2) + product(x + 2, x + 2) + 20 * square
+        lane = product(x, x) + product(x + 1, r) + product(z, s)
+        lane += x + log_c + square + 3 * aligned + affine + 3 * out  # sums, shifts, rounding
+        rom = self.simd * (s + self.bias_type.bits) * max(1.0, self.beats / 14)
+        fifo = self.simd * x * 8 / 14 * -(-(self.beats + 16) // 32)
         return Resources(
-            lut=self.simd * (square + norm + affine + 3 * d) + rom + consts + buffers + 300,
-            ff=self.simd * (6 * d + 3 * z + 3 * self.out_type.bits) + 300,
+            lut=self.simd * lane + rom + fifo + token,
+            ff=self.simd * (3 * x + (x + r) + aligned + z + affine + 2 * out) + 420,
         )
 
 
 def layernorm(p: LayernormParams, constants: Constants, x: Stream) -> Stream:
-    """Golden function. ``rsqrt``: int64 ``[4 * 2^index_bits]``; ``scale``, ``bias``: ``[channels]``."""
+    """Golden function. ``rsqrt``: int64 ``[4 * 2^index_bits]``; ``scale``, ``bias``:
+    ``[channels]``.
+    """
     up = bool(p.half_up)
     total = x.data.sum(-1, keepdim=True)
     mean = round_shift(total * p.mean_mult, p.mean_shift, up)

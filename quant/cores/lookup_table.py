@@ -70,10 +70,10 @@ class LookupTableParams(CoreParams):
         t, index = self.in_type, (self.entries - 1).bit_length()
         inside = (t.min + self.offset) >> self.shift >= 0
         inside &= (t.max + self.offset) >> self.shift < self.entries
-        clamp = 0 if inside else 2 * t.bits
+        clamp = 0 if inside else index
         rom = self.out_type.bits * -(-self.entries // 64)  # one LUT6 per 64 entries and bit
         return Resources(
-            lut=self.simd * (clamp + rom + self.out_type.bits) + 10,
+            lut=self.simd * (clamp + rom + self.out_type.bits) + 7,
             ff=self.simd * (index + 3 * self.out_type.bits) + 12,
         )
 

@@ -29,10 +29,11 @@ from sievit.quant.rounding import round_shift, saturate
 class NmMatmulParams(CoreParams):
     """``y[o] = saturate(round_shift(bias[o] + sum_i weight[o, i] x[i], shift))`` for every token.
 
-    Output ``o`` of group ``g = o / (out_channels / groups)`` sees the inputs of group g alone. Along the
-    reduction axis every ``m`` consecutive inputs carry at most ``n`` weights per output, stored as n values
-    and n indices. Per token the core makes ``(out_channels / pe) * (in_channels / groups / simd)`` steps of
-    ``pe * simd * n / m`` multiplications.
+    Output ``o`` of group ``g = o / (out_channels / groups)`` sees the inputs of group g alone.
+    Along the reduction axis every ``m`` consecutive inputs carry at most ``n`` weights per output,
+    stored as n values and n indices. Per token the core makes
+    ``(out_channels / pe) * (in_channels / groups / simd)`` steps of ``pe * simd * n / m``
+    multiplications.
     """
 
     in_channels: int = 8
@@ -153,36 +154,39 @@ class NmMatmulParams(CoreParams):
                     yield {"simd": simd, "pe": pe}
 
     def resources(self) -> Resources:
-        a, w, acc, out = (t.bits for t in (self.in_type, self.weight_type, self.acc_type, self.out_type))
+        a, w, acc = self.in_type.bits, self.weight_type.bits, self.acc_type.bits
+        out = self.out_type.bits
         mults, terms = self.multipliers, self.simd // self.m * self.n
-        tiles = self.out_channels // self.pe
-        depth, width = tiles * (self.group_inputs // self.simd), mults * (w + self.index_bits)
-        width = min(width, 1 << min(depth, 16))  # equal columns of a short ROM are one
-        bias = self.pe * self.bias_type.bits
-        # open synthesis: block RAM from 8 kbit per RAMB18, LUT ROMs cost 1 LUT per bit and 14 words
-        bram18 = -(-width // 36) * -(-depth // 512) if depth <= 512 else -(-width // 18) * -(-depth // 1024)
+        tiles, beats = self.out_channels // self.pe, self.in_channels // self.simd
+        depth = tiles * (self.group_inputs // self.simd)
+        # equal columns of a short ROM are one
+        width = min(mults * (w + self.index_bits), 1 << min(depth, 20))
+        bias = min(self.pe * self.bias_type.bits, 1 << min(tiles, 20))
+        # open synthesis: block RAM from 8 kbit per RAMB18, else 1 LUT per bit and 14 words
+        bram18 = max(-(-width // 36), -(-depth * width // 18432))
         in_bram = depth * width > 8256 * bram18
-        rom = 0.0 if in_bram else width * max(1.0, depth / 14)
-        rom += bias * max(1.0, tiles / 14)
+        rom_lut, rom_ff = (0.0, 0) if in_bram else (width * max(1.0, depth / 14), width)
         select = mults * a * -(-self.m // 4) if self.m > 1 else 0
-        # open synthesis: 1.5 LUT per partial-product bit
-        multiply = 0.0 if self.mult_dsp else 1.5 * mults * a * w
+        # open synthesis: 2 LUT per carry-save bit
+        multiply = 0 if self.mult_dsp else mults * 2 * max(a, w) * (min(a, w) - 1)
         tree = self.pe * (terms - 1) * (a + w + (terms - 1).bit_length() / 2 + 1)
-        buffer = self.simd * a / 2 * -(-2 * (self.in_channels // self.simd) // 32)
+        buffer = self.simd * a / 2 * -(-beats // 16)  # two tokens in LUT RAM
         tree_ff = self.pe * -(-terms // 4) * (a + w + 2) if terms > 1 else 0
-        selected = (mults if self.m > 1 else terms) * a
-        weight_ff = min(mults * w, width) + (0 if in_bram else width)
+        operands = (mults if self.m > 1 else terms) * a + min(mults * w, width)
+        control = 45 + 2 * depth.bit_length()
+        rom_lut += bias * max(1.0, tiles / 14)
+        requantise = 2 * self.pe * (acc + out)  # accumulate, saturate, skid buffer
+        lanes_ff = self.pe * (acc + 3 * out) + bias
         return Resources(
-            lut=rom + select + multiply + tree + buffer + 2 * self.pe * (acc + out) + 70,
-            ff=self.simd * a + selected + weight_ff + mults * (a + w) + tree_ff
-            + bias + self.pe * (acc + 3 * out) + 60,
+            lut=rom_lut + select + multiply + tree + buffer + requantise + control,
+            ff=self.simd * a + rom_ff + operands + mults * (a + w) + tree_ff + lanes_ff + control,
             dsp=mults if self.mult_dsp else 0,
             bram36=bram18 / 2 if in_bram else 0,
         )
 
 
 def accumulator_type(weight: Tensor, bias: Tensor, x: IntType) -> IntType:
-    """Type that holds every partial sum ``bias + sum w x`` in any order, from the actual weights."""
+    """Type that holds every partial sum ``bias + sum w x`` in any order, for these weights."""
     high = (weight.clamp(min=0) * x.max + weight.clamp(max=0) * x.min).sum(-1) + bias.clamp(min=0)
     low = (weight.clamp(min=0) * x.min + weight.clamp(max=0) * x.max).sum(-1) + bias.clamp(max=0)
     return IntType.fitting(min(int(low.min()), -1), int(high.max()))

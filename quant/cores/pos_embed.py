@@ -26,8 +26,9 @@ from sievit.quant.rounding import saturate
 
 @dataclass(frozen=True)
 class PosEmbedParams(CoreParams):
-    """``y[0] = saturate(pos[0]); y[t] = saturate(x[t - 1] + pos[t])``: one token more leaves than came.
+    """``y[0] = saturate(pos[0]); y[t] = saturate(x[t - 1] + pos[t])``.
 
+    One token more leaves than came.
     ``pos[0]`` holds class token + its position. ``max_tokens`` counts the input (patch) tokens.
     """
 
@@ -68,18 +69,17 @@ class PosEmbedParams(CoreParams):
             yield {"simd": simd}
 
     def resources(self) -> Resources:
-        bits = max(self.in_type.bits, self.pos_type.bits)
         out = self.out_type.bits
-        beats = self.channels // self.simd
-        depth, width = (self.max_tokens + 1) * beats, self.simd * self.pos_type.bits
-        # open synthesis: LUT ROMs cost 1 LUT per bit and 14 words, block RAM from 8 kbit per RAMB18
-        bram18 = -(-width // 36) * -(-depth // 512) if depth <= 512 else -(-width // 18) * -(-depth // 1024)
+        depth = (self.max_tokens + 1) * (self.channels // self.simd)
+        width = self.simd * self.pos_type.bits
+        # open synthesis: block RAM from 8 kbit per RAMB18, else 1 LUT per bit and 14 words
+        bram18 = max(-(-width // 36), -(-depth * width // 18432))
         in_bram = depth * width > 8256 * bram18
-        rom_lut = 0.0 if in_bram else width * max(1.0, depth / 14)
-        rom_ff = 0 if in_bram else width
+        rom_lut, rom_ff = (0.0, 0) if in_bram else (width * max(1.0, depth / 14), width)
+        add = self.simd * max(self.in_type.bits, self.pos_type.bits)
         return Resources(
-            lut=self.simd * (bits + 2 * out) + rom_lut + 2 * depth.bit_length() + 4,
-            ff=self.simd * (bits + 3 * out) + rom_ff + depth.bit_length() + 10,
+            lut=add + 2 * self.simd * out + rom_lut + 2 * depth.bit_length() + 4,
+            ff=add + 3 * self.simd * out + rom_ff + depth.bit_length() + 10,
             bram36=bram18 / 2 if in_bram else 0,
         )
 

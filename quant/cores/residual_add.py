@@ -63,10 +63,9 @@ class ResidualAddParams(CoreParams):
 
     def resources(self) -> Resources:
         total = max(self.a_type.bits + self.a_shift, self.b_type.bits + self.b_shift) + 1
-        rounding = 1.5 * total if self.shift > 0 else 0
         out = self.out_type.bits
         return Resources(
-            lut=self.simd * (total + rounding + 2 * out) + 8,  # sum, saturation and skid buffer
+            lut=self.simd * (total + 2 * out) + 8,  # sum, saturation, skid buffer
             ff=self.simd * (total + 3 * out) + 12,
         )
 

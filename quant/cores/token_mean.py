@@ -26,10 +26,11 @@ from sievit.quant.rounding import round_shift, saturate
 
 @dataclass(frozen=True)
 class TokenMeanParams(CoreParams):
-    """``mean = saturate(round_shift(sum_t x[t] * recip[count], shift))``; ``y[t] = x[t] beside mean``.
+    """``mean = saturate(round_shift(sum_t x[t] * recip[count], shift))``, beside every token.
 
-    The mean runs over the ``count`` tokens of the frame without token 0, the class token (HeatViT: the class
-    token is no candidate); ``recip[count] ~ 2^shift / count``, ``recip[0] = 0``. Per group g of
+    The mean runs over the ``count`` tokens of the frame without token 0, the class token (HeatViT:
+    the class token is no candidate); ``recip[count] ~ 2^shift / count``, ``recip[0] = 0``. Per
+    group of
     ``channels / groups`` channels (a head), the output holds first x, then the mean, of that group.
     """
 
@@ -73,16 +74,22 @@ class TokenMeanParams(CoreParams):
             yield {"simd": simd}
 
     def resources(self) -> Resources:
-        bits = self.in_type.bits
+        bits, recip = self.in_type.bits, self.recip_type.bits
         total = bits + self.max_tokens.bit_length()
-        beats = self.channels // self.simd
-        depth = 2 * self.max_tokens * beats
+        product = 2 * max(total, recip) * (min(total, recip) - 1)  # open synthesis
+        rounding = total + recip
+        depth = 2 * self.max_tokens * (self.channels // self.simd)
         frame = self.simd * bits
-        frame_lut = frame * -(-depth // 64) if depth <= 256 else 0
+        # open synthesis: two frames go to block RAM above 64 LUT of LUT RAM per RAMB18
+        lutram = 8 * min(-(-frame // 14) * -(-depth // 32), -(-frame // 7) * -(-depth // 64))
+        bram18 = max(-(-frame // 36), -(-depth * frame // 18432))
+        in_bram = lutram > 64 * bram18
         return Resources(
-            lut=self.simd * (total * self.recip_type.bits * 0.55 + 4 * total) + frame_lut + 150,
-            ff=self.simd * (6 * total + 2 * bits) + 150,
-            bram36=0 if depth <= 256 else -(-frame // 36) * -(-depth // 1024),
+            lut=self.simd * (product + 3 * total + rounding + 2 * bits)
+            + (0 if in_bram else lutram)
+            + 110,
+            ff=self.simd * (total + rounding + (4 if in_bram else 5) * bits) + 90,
+            bram36=bram18 / 2 if in_bram else 0,
         )
 
 

@@ -29,11 +29,12 @@ from sievit.quant.rounding import reciprocal_index, reciprocal_table, round_shif
 class TokenSelectParams(CoreParams):
     """Keep the class token and every token whose score is not negative, in raster order.
 
-    The other tokens, and the incoming package token if ``tuser`` marks one, are averaged into one package
-    token that leaves last::
+    The other tokens, and the incoming package token if ``tuser`` marks one, are averaged into one
+    package token that leaves last::
 
         w = table[clamp((score + offset) >> shift, 0, entries - 1)]
-        num, den = sum(w * x), sum(w)          # over the participants; den = 0: num = sum(x), den = count
+        num, den = sum(w * x), sum(w)      # over the participants
+        num, den = sum(x), count           # if den is 0
         i, l = reciprocal_index(den, recip_bits)
         package = saturate(round_shift(num * recip[i], l + recip_shift), x_type)
 
@@ -103,14 +104,21 @@ class TokenSelectParams(CoreParams):
             yield {"simd": simd}
 
     def resources(self) -> Resources:
-        x, w = self.x_type.bits, self.weight_type.bits
-        acc = x + w + self.max_tokens.bit_length()
-        divide = acc * self.recip_type.bits * 0.55 + 4 * acc
-        rom = (self.entries * w + (1 << self.recip_bits) * self.recip_type.bits) / 64
-        depth = -(-self.beats // 32)
+        x, recip = self.x_type.bits, self.recip_type.bits
+        weighted = x + self.weight_type.bits
+        count = self.max_tokens.bit_length()
+        num, aligned = weighted + count, weighted + count + recip + self.weight_type.bits + count
+
+        def product(a: int, b: int) -> int:  # open synthesis: 2 LUT per carry-save bit
+            return 2 * max(a, b) * (min(a, b) - 1)
+
+        multiply = product(x, self.weight_type.bits) + product(num, recip)
+        shift = 3 * aligned  # barrel shifter, rounding, saturation
+        # beats, weighted and plain sums; the sums have two readers
+        lutram = (x + 2 * (num + x + count)) * 8 / 14 * -(-self.beats // 32)
         return Resources(
-            lut=self.simd * (x * w * 0.6 + 2 * acc + divide + 2 * acc * depth) + rom + 200,
-            ff=self.simd * (4 * acc + 3 * x) + 150,
+            lut=self.simd * (multiply + 3 * num + shift + lutram + 2 * x) + 230,
+            ff=self.simd * (6 * x + weighted + 2 * num + recip + aligned) + 190,
         )
 
 
@@ -131,7 +139,7 @@ def token_select(p: TokenSelectParams, constants: Constants, x: Stream, score: S
 
 
 def decide(x: Stream, score: Stream) -> tuple[Tensor, Tensor]:
-    """(kept, takes part in the package), bool ``[B, T]`` each; every existing token is one of both."""
+    """(kept, takes part in the package), bool ``[B, T]`` each; every token is one of both."""
     token = torch.arange(x.data.shape[1])
     incoming = x.package[:, None] & (token == x.length[:, None] - 1)
     keep = x.valid() & ~incoming & ((token == 0) | (score.data[..., 0] >= 0))
@@ -139,8 +147,8 @@ def decide(x: Stream, score: Stream) -> tuple[Tensor, Tensor]:
 
 
 def compact(x: Stream, keep: Tensor, part: Tensor, package: Tensor) -> Stream:
-    """Kept tokens in raster order, then ``package`` int64 or float ``[B, C]`` where ``part`` has any."""
-    batch, tokens, channels = x.data.shape
+    """Kept tokens in raster order, then ``package`` int64 or float ``[B, C]`` of any ``part``."""
+    _, tokens, channels = x.data.shape
     order = (~keep).long().sort(dim=1, stable=True).indices
     data = torch.gather(x.data, 1, order[..., None].expand(-1, -1, channels))
     kept, has = keep.sum(1), part.any(1)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target is one line that calls the command line of the package; Make only makes its environment.
+BOARD ?= zcu102
+MODEL ?= heatvit_nm_digits
+NAME ?=
+CORE ?=
+DATA ?=
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+SIEVIT := $(BIN)/sievit
+ARGS := --model $(MODEL) $(if $(DATA),--data $(DATA))
+
+.PHONY: hls rtl export train sim report boards cores core test lint clean help
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+hls: $(VENV)/.ready ## compile MODEL for BOARD, prove every view equal, write the report
+	$(SIEVIT) build $(ARGS) --board $(BOARD)
+
+rtl: $(VENV)/.ready ## generate everything for BOARD without the proof
+	$(SIEVIT) build $(ARGS) --board $(BOARD) --no-proof
+
+export: $(VENV)/.ready ## write MODEL as QONNX
+	$(SIEVIT) export $(ARGS) --board $(BOARD)
+
+train: $(VENV)/.ready ## train MODEL (resumes if interrupted)
+	$(SIEVIT) train $(ARGS)
+
+sim: $(VENV)/.ready ## simulate the built accelerator, or with CORE=x the bench of one core
+	$(SIEVIT) sim $(ARGS) --board $(BOARD) $(if $(CORE),--core $(CORE))
+
+report: $(VENV)/.ready ## print the report of the last build
+	$(SIEVIT) report --model $(MODEL) --board $(BOARD)
+
+boards: $(VENV)/.ready ## list the boards
+	$(SIEVIT) boards
+
+cores: $(VENV)/.ready ## list the cores
+	$(SIEVIT) cores
+
+core: $(VENV)/.ready ## write the four files of a new core NAME=x
+	$(SIEVIT) core $(NAME)
+
+test: $(VENV)/.ready ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready ## ruff and mypy
+	$(BIN)/ruff check .
+	mkdir -p build/typing/sievit && cd build/typing/sievit && ln -sfn $(foreach d,models quant hls rtl sim boards flow,../../../$(d)) .
+	MYPYPATH=build/typing $(BIN)/python -m mypy -p sievit
+
+clean: ## remove what was built, keep the environment
+	rm -rf build
+
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "sievit needs Python 3.11; set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seed of the random tests, and one small trained network that many tests share."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from qonnx.core.modelwrapper import ModelWrapper
+from rich.console import Console
+from torch import Tensor, nn
+
+from sievit.models import data as datasets
+from sievit.models import export as exporter
+from sievit.models import recipe as recipes
+from sievit.models.data import Dataset, patchify
+from sievit.models.qvit import QuantVisionTransformer
+from sievit.models.recipe import Recipe
+from sievit.models.train import Geometry, Trainer, geometry, load_checkpoint, save_checkpoint
+from sievit.quant.execute import execute
+from sievit.quant.graph import Graph
+from sievit.quant.lower import lower
+from sievit.quant.params import Stream
+
+SEED = int(os.environ.get("SEED") or secrets.randbelow(1 << 31))
+
+#: 2 x 36 steps a phase: every quantiser collects statistics for 60
+TINY = """
+[data]
+source = "digits"
+patch_size = 2
+
+[model]
+embed_dim = 16
+depth = 2
+num_heads = 2
+mlp_ratio = 1.0
+
+[quant]
+weight_bits = 4
+act_bits = 5
+
+[sparsity]
+weights = { "blocks.*" = "2:4" }
+attention = { "blocks.*.attn" = "2:4" }
+
+[selector]
+blocks = [0, 1]
+keep = [0.8, 0.5]
+
+[train]
+batch_size = 40
+float_epochs = 6
+float_lr = 8e-3
+qat_epochs = 2
+pruned_epochs = 2
+distill = 0.5
+"""
+
+
+def pytest_report_header() -> str:
+    return f"random tests: SEED={SEED}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Iterator[None]:
+    report = yield
+    if report.failed:
+        report.sections.append(("seed", f"the same random numbers again: SEED={SEED}"))
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def seed() -> int:
+    """Seed of this run; the environment variable SEED overrides it."""
+    return SEED
+
+
+@pytest.fixture
+def rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """The shared network. Tests must not change it."""
+
+    recipe: Recipe
+    toml: Path
+    data: Dataset
+    geometry: Geometry
+    checkpoint: Path
+    models: dict[str, nn.Module]
+    #: integer patches of the test split
+    patches: Tensor
+
+    @property
+    def network(self) -> QuantVisionTransformer:
+        model = self.models["qat_pruned"]
+        assert isinstance(model, QuantVisionTransformer)
+        return model
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Trained in the three phases; two selectors, 2:4 weights and 2:4 attention."""
+    folder = tmp_path_factory.mktemp("tiny")
+    toml = folder / "tiny.toml"
+    toml.write_text(TINY)
+    recipe, data = recipes.load(str(toml)), datasets.load("digits")
+    torch.set_num_threads(1)  # the tensors are small
+    done = Trainer(recipe, data, folder / "train", Console(quiet=True)).run()
+    torch.set_num_threads(2)
+    path = folder / "tiny.pt"
+    save_checkpoint(path, recipe, done)
+    g = geometry(recipe, data)
+    models = load_checkpoint(path, recipe, g)
+    patches = patchify(data.test_images, recipe.data.patch_size)
+    return Tiny(recipe, toml, data, g, path, models, patches)
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> ModelWrapper:
+    """The exported network; copy it before changing it."""
+    return exporter.export(tiny.network, tmp_path_factory.mktemp("onnx") / "tiny.onnx")
+
+
+@pytest.fixture(scope="session")
+def tiny_graph(tiny: Tiny, tiny_onnx: ModelWrapper) -> Graph:
+    """The lowered, unfolded network; copy it before changing it."""
+    return lower(tiny_onnx, tiny.recipe.name)
+
+
+@pytest.fixture(scope="session")
+def tiny_edges(tiny: Tiny, tiny_graph: Graph) -> dict[str, Stream]:
+    """Every edge for all test images."""
+    return execute(tiny_graph, Stream.full(tiny.patches))
