@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,9 +142,16 @@ class Build:
                 note["text"] = f"{len(self.onnx.graph.node)} QONNX nodes"
         with self.step("QONNX") as note:
             x = image_input(self.patches, self.data.levels)
-            y = torch.from_numpy(exporter.execute(self.onnx, x)[exporter.OUTPUT]).flatten(1)
-            self.qonnx_logits = y
-            note["text"] = self.compare("qat_qonnx", (self.qat_logits != y).any(1), None)
+            self.tensors = exporter.execute(self.onnx, x)
+            self.qonnx_logits = torch.from_numpy(self.tensors[exporter.OUTPUT]).flatten(1)
+            wrong = (self.qat_logits != self.qonnx_logits).any(1)
+
+            def locate(i: int) -> str:
+                model = self.models["qat_pruned"]
+                assert isinstance(model, QuantVisionTransformer)
+                return str(exporter.first_difference(model, self.tensors, self.onnx, x))
+
+            note["text"] = self.compare("qat_qonnx", wrong, locate)
 
     def lower(self) -> None:
         with self.step("lower") as note:
@@ -161,7 +168,7 @@ class Build:
             top1 = train.accuracy(logits.double(), self.data.test_labels)
             self.accuracy["integer"] = round(top1 / 100, 5)
             wrong = (scaled != self.qonnx_logits).any(1)
-            note["text"] = self.compare("qonnx_graph", wrong, None)
+            note["text"] = self.compare("qonnx_graph", wrong, self.locate_qonnx)
 
     def fold(self) -> None:
         with self.step("fold") as note:
@@ -198,8 +205,9 @@ class Build:
             got = csim.run(self.folder / "hls", self.graph, x)[out]
             wrong = frames_differ(self.edges[out], got)
 
-            def locate(i: int) -> dict[str, Stream]:
-                return csim.run(self.folder / "hls", self.graph, _one(x, i), taps=True)
+            def locate(i: int) -> str:
+                edges = csim.run(self.folder / "hls", self.graph, _one(x, i), taps=True)
+                return self.locate(i, edges)
 
             note["text"] = self.compare("graph_hls", wrong, locate)
         with self.step("Vitis HLS") as note:
@@ -249,14 +257,16 @@ class Build:
         return result
 
     # -- comparison ------------------------------------------------------------------------------
-    def compare(self, pair: str, wrong: Tensor, locate: Any, stalled: int = 0) -> str:
-        """Record a comparison: ``wrong`` bool ``[images]``."""
+    def compare(
+        self, pair: str, wrong: Tensor, locate: Callable[[int], str] | None, stalled: int = 0
+    ) -> str:
+        """Record a comparison: ``wrong`` bool ``[images]``; ``locate`` tells where an image differs."""
         mismatches = int(wrong.sum())
         self.equal[pair] = {"images": len(wrong), "mismatches": mismatches, "stalled": stalled}
         text = f"{len(wrong)} images, {mismatches} mismatches"
         if mismatches and locate:
             i = int(wrong.nonzero()[0])
-            text += f"; {self.locate(i, locate(i))}"
+            text += f"; {locate(i)}"
         return text
 
     def locate(self, i: int, edges: dict[str, Stream]) -> str:
@@ -264,6 +274,16 @@ class Build:
         golden = {k: _one(v, i) for k, v in self.edges.items()}
         found = first_difference(self.graph, golden, edges)
         return f"image {i}: {found or 'equal when run alone: the difference needs other frames'}"
+
+    def locate_qonnx(self, i: int) -> str:
+        """First edge, token and channel at which the Graph leaves the QONNX execution."""
+        scaled = {}
+        for node in self.graph.nodes:
+            value = torch.from_numpy(self.tensors[self.graph.meta["tensors"][node.name]])
+            ints = (value.double() * 2.0**-node.exponent).round().long()
+            golden = self.edges[node.name]
+            scaled[node.name] = golden.with_data(ints[:, : golden.data.shape[1]])
+        return self.locate(i, {k: _one(v, i) for k, v in scaled.items()})
 
     # -- report ----------------------------------------------------------------------------------
     def stages(self) -> dict[str, Tensor]:

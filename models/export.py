@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from brevitas.export import export_qonnx
+from brevitas.nn import QuantIdentity
 from onnx import TensorProto, helper
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
@@ -87,6 +88,39 @@ def infer_shapes(wrapper: ModelWrapper) -> ModelWrapper:
                 info = helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 2])
                 wrapper.graph.value_info.append(info)
     return wrapper.transform(InferShapes())
+
+
+def first_difference(
+    model: QuantVisionTransformer, tensors: dict[str, np.ndarray], wrapper: ModelWrapper, x: Tensor
+) -> str | None:
+    """Where the QONNX execution first leaves the QAT model: quantiser, image, token, channel.
+
+    ``tensors``: result of :func:`execute` for the same ``x``. Quantisers are compared in the order
+    of the ONNX graph; None if all agree.
+    """
+    seen: dict[str, list[Tensor]] = {}
+    hooks = []
+    for name, module in model.named_modules():
+        if isinstance(module, QuantIdentity):
+            calls = seen.setdefault(name, [])
+            hooks.append(
+                module.register_forward_hook(lambda _, __, y, calls=calls: calls.append(y.value))
+            )
+    with torch.no_grad():
+        model.eval()(x)
+    for hook in hooks:
+        hook.remove()
+    for node in wrapper.graph.node:
+        name = ".".join(node.name.strip("/").split("/")[:-3])
+        if node.op_type != "Quant" or not seen.get(name):
+            continue
+        want, got = seen[name].pop(0), torch.from_numpy(tensors[node.output[0]])
+        wrong = (want != got).nonzero()
+        if len(wrong):
+            i, t, c = (int(v) for v in wrong[0])
+            a, b = float(want[i, t, c]), float(got[i, t, c])
+            return f"{name}, image {i}, token {t}, channel {c}: {b} instead of {a}"
+    return None
 
 
 def execute(wrapper: ModelWrapper, x: Tensor) -> dict[str, np.ndarray]:

@@ -130,12 +130,15 @@ class Trainer:
         self.test = patchify(data.test_images, recipe.data.patch_size)
         self.done: dict[str, dict[str, Any]] = {}
         self.resume: dict[str, Any] | None = None
+        #: state of torch's random numbers at the end of the last finished phase
+        self.torch_rng: Tensor | None = None
         folder.mkdir(parents=True, exist_ok=True)
         state = folder / "state.pt"
         if state.exists():
             saved = torch.load(state, weights_only=True)
             if saved["recipe"] == repr(dataclasses.replace(recipe, title="")):
                 self.done, self.resume = saved["done"], saved["phase"]
+                self.torch_rng = saved.get("torch_rng")
                 where = (
                     f", {self.resume['name']} epoch {self.resume['epoch']}" if self.resume else ""
                 )
@@ -152,6 +155,7 @@ class Trainer:
                 "recipe": repr(dataclasses.replace(self.recipe, title="")),
                 "done": self.done,
                 "phase": phase,
+                "torch_rng": self.torch_rng,
             },
         )
 
@@ -160,6 +164,8 @@ class Trainer:
         from torch.utils.tensorboard import SummaryWriter
 
         torch.manual_seed(self.recipe.train.seed)
+        if self.torch_rng is not None:
+            torch.set_rng_state(self.torch_rng)
         with SummaryWriter(str(self.folder / "tensorboard")) as log:
             for name in PHASES:
                 if name not in self.done:
@@ -198,6 +204,10 @@ class Trainer:
             optimizer, lambda i: _cosine(i, warm, total * steps)
         )
         rng = torch.Generator().manual_seed(t.seed + PHASES.index(name))
+        teacher = None
+        if name != "float":
+            teacher = build_model(self.recipe, self.geometry, "float").eval()
+            teacher.load_state_dict(self.done["float"]["state"])
         first = 0
         if self.resume and self.resume["name"] == name:
             model.load_state_dict(self.resume["model"])
@@ -207,10 +217,6 @@ class Trainer:
             torch.set_rng_state(self.resume["torch_rng"])
             first = self.resume["epoch"]
         self.resume = None
-        teacher = None
-        if name != "float":
-            teacher = build_model(self.recipe, self.geometry, "float").eval()
-            teacher.load_state_dict(self.done["float"]["state"])
         columns = (
             TextColumn("{task.description:<11}"),
             BarColumn(30),
@@ -249,6 +255,7 @@ class Trainer:
             if not self.console.is_terminal:
                 self.console.print(f"{name}: {total} epochs, {note}")
         self.done[name] = {"state": model.state_dict(), "accuracy": top1}
+        self.torch_rng = torch.get_rng_state()
         self.save(None)
 
     def batches(self, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -291,8 +298,8 @@ class Trainer:
                     target = softmax(teacher(x), -1)
                 parts["distill"] = kl_div(log_softmax(y, -1), target, reduction="batchmean")
             if keep and isinstance(model, QuantVisionTransformer):
-                shares = [s.alive.mean() / x.shape[1] for s in model.token_selectors()]
-                parts["ratio"] = (torch.stack(shares) - torch.tensor(keep)).square().sum()
+                shares = torch.stack([s.alive for s in model.token_selectors()]) / x.shape[1]
+                parts["ratio"] = ratio_loss(shares, torch.tensor(keep))
             d = t.distill if teacher is not None else 0.0
             weights = {"ce": 1 - d, "distill": d, "ratio": t.ratio}
             loss = torch.stack([weights[k] * v for k, v in parts.items()]).sum()
@@ -307,6 +314,17 @@ class Trainer:
                 sums[key] = sums.get(key, 0.0) + float(value.detach()) * len(labels)
             count += len(labels)
         return {k: v / count for k, v in sums.items()}
+
+
+def ratio_loss(shares: Tensor, keep: Tensor) -> Tensor:
+    """Squared distance of the mean share alive from its target, plus half that of every image.
+
+    The first term sets the compute; the second keeps a selector from deciding image by image, all
+    or nothing, instead of token by token. ``shares``: ``[stages, B]``, ``keep``: ``[stages]``.
+    """
+    mean = (shares.mean(1) - keep).square().sum()
+    each = (shares - keep[:, None]).square().mean(1).sum()
+    return mean + 0.5 * each
 
 
 def _cosine(step: int, warm: int, total: int) -> float:

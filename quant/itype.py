@@ -39,7 +39,7 @@ class IntType:
         """The smallest type that holds every integer of ``low..high``."""
         if low >= 0:
             return cls(max(1, int(high).bit_length()), False)
-        return cls(1 + max((-low - 1).bit_length(), int(high).bit_length()), True)
+        return cls(1 + max((-low - 1).bit_length(), max(int(high), 0).bit_length()), True)
 
     def __str__(self) -> str:
         return f"{'' if self.signed else 'u'}int{self.bits}"

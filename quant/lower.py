@@ -77,6 +77,7 @@ class _Lowering:
         self.promised: dict[str, str] = json.loads(model.get_metadata_prop("sievit.nm") or "{}")
         self.input: Edge | None = None
         self.values: dict[str, Any] = {}
+        self.tensors: dict[str, str] = {}
         for info in model.graph.initializer:
             array = model.get_initializer(info.name)
             self.values[info.name] = Constant(torch.from_numpy(np.array(array)).double())
@@ -85,6 +86,7 @@ class _Lowering:
         graph = self.model.graph
         self.source = graph.input[0].name
         for node in graph.node:
+            made = len(self.nodes)
             handler = {
                 "Quant": self.quant,
                 "MatMul": self.matmul,
@@ -101,9 +103,11 @@ class _Lowering:
                     f"operator {node.op_type} has no core",
                     "use the layers of sievit.models, or write a core (make core NAME=...)",
                 )
+            for new in self.nodes[made:]:
+                self.tensors[new.name] = node.output[0]
         output = self.values.get(graph.output[0].name)
         if isinstance(output, Linear):
-            self.linear(output, None)
+            self.tensors[self.linear(output, None).name] = graph.output[0].name
         elif not isinstance(output, Edge):
             raise UnsupportedError(
                 "output", "no integer result", "end in a linear layer or a Quant"
@@ -111,7 +115,8 @@ class _Lowering:
         if self.input is None:
             raise UnsupportedError("input", "the input is not quantised", "start with a Quant node")
         port = Port("s_axis", self.input.channels, 1, self.input.itype)
-        out = Graph(self.name, port, self.input.tokens, self.input.exponent, self.nodes)
+        meta = {"tensors": self.tensors}  # ONNX tensor of every edge
+        out = Graph(self.name, port, self.input.tokens, self.input.exponent, self.nodes, meta)
         out.check()
         return out
 

@@ -246,12 +246,12 @@ def from_beats(port: Port, beats: list[bench.Beat], what: str) -> Stream:
     """
     ends = [i for i, beat in enumerate(beats) if beat[1]]
     starts = [0, *(e + 1 for e in ends[:-1])]
-    length = []
+    lengths: list[int] = []
     for start, end in zip(starts, ends, strict=bool(ends)):
         tokens, rest = divmod(end + 1 - start, port.beats)
         if rest:
             raise SimulationError(f"{what}: tlast stands {rest} beats into a token")
-        length.append(tokens)
+        lengths.append(tokens)
     count = ends[-1] + 1 if ends else 0
     size = -(-port.lanes * port.itype.bits // 8)
     raw = b"".join(beat[0].to_bytes(size, "little") for beat in beats[:count])
@@ -264,9 +264,13 @@ def from_beats(port: Port, beats: list[bench.Beat], what: str) -> Stream:
             bits.reshape(len(part), port.lanes, -1).astype(np.int64) @ weight
         )
     rows = port.itype.decode(torch.from_numpy(values).reshape(-1, port.channels))
-    tokens = torch.tensor(length, dtype=torch.int64)
-    data = torch.zeros(len(length), max(length, default=0), port.channels, dtype=torch.int64)
-    out = Stream(data, tokens, torch.tensor([bool(beats[e][2]) for e in ends], dtype=torch.bool))
+    shape = (len(lengths), max(lengths, default=0), port.channels)
+    data = torch.zeros(shape, dtype=torch.int64)
+    out = Stream(
+        data,
+        torch.tensor(lengths, dtype=torch.int64),
+        torch.tensor([bool(beats[e][2]) for e in ends], dtype=torch.bool),
+    )
     data[out.valid()] = rows
     return out
 

@@ -15,7 +15,7 @@ LUT_SHARE, LUT_SLACK = 0.30, 20
 
 POINTS: dict[str, dict[str, Any]] = {
     "attention": {
-        "channels": 12, "heads": 3, "simd": 4, "max_tokens": 17, "mult_dsp": 1,
+        "channels": 48, "heads": 3, "simd": 4, "max_tokens": 17, "mult_dsp": 1,
         "q_type": "int6", "k_type": "int6", "v_type": "int6", "out_type": "int6",
     },
     "first_token": {"channels": 8, "simd": 2},
