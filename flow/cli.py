@@ -223,11 +223,13 @@ def boards() -> None:
     """List the boards."""
     from sievit.boards import board as known
 
-    table = Table("board", "name", "part", "MHz", "LUT", "FF", "DSP", "BRAM36", "URAM")
+    table = Table("board", "part", *("MHz LUT DSP BRAM36 URAM".split()), box=None)
+    for column in table.columns:
+        column.no_wrap = True
     for name in known.names():
         b = known.load(name)
-        numbers = (f"{v:,}" for v in (b.lut, b.ff, b.dsp, b.bram36, b.uram))
-        table.add_row(b.name, b.title, b.part, f"{b.clock_mhz:g}", *numbers)
+        numbers = (f"{v:,}" for v in (b.lut, b.dsp, b.bram36, b.uram))
+        table.add_row(b.name, b.part, f"{b.clock_mhz:g}", *numbers)
     CONSOLE.print(table)
 
 

@@ -8,6 +8,7 @@ so nothing after training changes an integer.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import brevitas.nn as qnn
 import torch
@@ -99,6 +100,26 @@ def pixels(levels: int) -> nn.Module:
 def input_scale(levels: int) -> float:
     """Value of one pixel step: the power of two that maps 0..levels into 0..1."""
     return 2.0 ** -((levels - 1).bit_length())
+
+
+def statistics(model: nn.Module) -> dict[str, list[Any]]:
+    """(steps, running value) of every quantiser: what its state_dict leaves out."""
+    return {
+        n: [m.counter, m.buffer.clone()]
+        for n, m in model.named_modules()
+        if hasattr(m, "collect_stats_steps")
+    }
+
+
+@torch.no_grad()
+def load_statistics(model: nn.Module, saved: dict[str, list[Any]]) -> None:
+    """Go on collecting where ``statistics`` was taken."""
+    for name, (counter, buffer) in saved.items():
+        module: Any = model.get_submodule(name)
+        if counter <= module.collect_stats_steps:
+            module.counter = counter
+            module.buffer.copy_(buffer)
+            module.value.fill_(1.0)
 
 
 def exponent(q: IntQuantTensor) -> int:

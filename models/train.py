@@ -25,7 +25,7 @@ from torch.nn.functional import (
 
 from sievit.models.data import Dataset, patchify
 from sievit.models.pruning import sparsify
-from sievit.models.quantizers import QuantLinear
+from sievit.models.quantizers import QuantLinear, load_statistics, statistics
 from sievit.models.qvit import QuantVisionTransformer, image_input
 from sievit.models.recipe import Recipe
 from sievit.models.vit import VisionTransformer
@@ -211,6 +211,7 @@ class Trainer:
         first = 0
         if self.resume and self.resume["name"] == name:
             model.load_state_dict(self.resume["model"])
+            load_statistics(model, self.resume["statistics"])
             optimizer.load_state_dict(self.resume["optimizer"])
             schedule.load_state_dict(self.resume["schedule"])
             rng.set_state(self.resume["rng"])
@@ -246,6 +247,7 @@ class Trainer:
                         "name": name,
                         "epoch": epoch + 1,
                         "model": model.state_dict(),
+                        "statistics": statistics(model),
                         "optimizer": optimizer.state_dict(),
                         "schedule": schedule.state_dict(),
                         "rng": rng.get_state(),

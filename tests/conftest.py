@@ -63,7 +63,7 @@ keep = [0.8, 0.5]
 
 [train]
 batch_size = 40
-float_epochs = 6
+float_epochs = 4
 float_lr = 8e-3
 qat_epochs = 2
 pruned_epochs = 2

@@ -171,7 +171,7 @@ def test_selectors_of_the_shared_network_work(tiny: Tiny) -> None:
     logits(tiny.network, tiny.patches, tiny.data.levels, batch=len(tiny.patches))
     first, second = tiny.network.stages
     for stage in (first, second):
-        assert len(stage[:, 0].unique()) > 3 and bool(stage[:, 1].any())
+        assert len(stage[:, 0].unique()) > 3 and bool(stage[:, 1].any()), stage[:, 0].unique()
     assert bool(((first[:, 1] > 0) & (second[:, 1] > 0) & (second[:, 0] < first[:, 0])).any())
 
 
@@ -208,9 +208,9 @@ def test_pruning_reaches_its_pattern_in_any_number_of_epochs(
     trainer = Trainer(dataclasses.replace(SMALL, train=train), data, tmp_path, QUIET)
     model = build_model(trainer.recipe, trainer.geometry, "qat_pruned")
     monkeypatch.setattr(trainer, "batches", lambda rng: iter(()))
+    rest: Any = None  # not used without batches
     for epoch in range(epochs):
-        with pytest.raises(ZeroDivisionError):  # no batch, no mean loss
-            trainer.epoch(model, None, None, None, torch.Generator(), epoch / epochs)
+        trainer.epoch(model, None, rest, None, torch.Generator(), epoch / epochs)
     weight = model.matrices()["blocks.0.attn.q"].weight
     assert int((weight.reshape(8, 2, 4) != 0).sum(-1).max()) == 2
 
@@ -313,7 +313,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]
 
 
 # two batches an epoch: within the first epoch of a phase, at its end, within a later one
-@pytest.mark.parametrize("batches", [0, 3, 4, 8, 9, 12])
+@pytest.mark.parametrize("batches", [3, 4, 7, 8, 12])
 def test_interrupted_training_ends_with_the_same_weights(
     batches: int, tmp_path: Path, uninterrupted: dict[str, Tensor]
 ) -> None:

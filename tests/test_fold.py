@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folding: what it promises for every budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import Tiny
+
+from sievit.boards import board as boards
+from sievit.quant import fold
+from sievit.quant.execute import execute
+from sievit.quant.fold import BudgetError
+from sievit.quant.graph import Graph
+from sievit.quant.params import Resources, Stream
+
+CLOCK = 300e6
+
+
+@pytest.fixture(scope="module")
+def lengths(tiny_edges: dict[str, Stream]) -> dict[str, torch.Tensor]:
+    return {k: v.length for k, v in tiny_edges.items()}
+
+
+def budget(share: float) -> Resources:
+    b = boards.load("zcu102").budget()
+    return Resources(*(v * share for v in b.astuple()))
+
+
+def fits(graph: Graph, limit: Resources) -> bool:
+    used = fold.total(graph)
+    return all(u <= b for u, b in zip(used.astuple(), limit.astuple(), strict=True))
+
+
+def folding(graph: Graph) -> dict[str, dict[str, int]]:
+    return {n.name: fold.describe(n.params) for n in graph.nodes}
+
+
+def test_bigger_budget_is_never_slower(tiny_graph: Graph, lengths: dict[str, torch.Tensor]) -> None:
+    """Every design fits; the interval falls with the budget, and does fall."""
+    found = []
+    for share in (0.2, 0.3, 0.4, 0.6, 1.0, 4.0):
+        design = fold.fold(tiny_graph, budget(share), lengths)
+        assert fits(design, budget(share)), share
+        found.append(fold.interval(design, lengths)[0])
+    assert found == sorted(found, reverse=True) and found[0] > 2 * found[-1], found
+
+
+@pytest.mark.parametrize("name", boards.names())
+def test_every_board_is_kept_or_refused(
+    name: str, tiny_graph: Graph, lengths: dict[str, torch.Tensor]
+) -> None:
+    limit = boards.load(name).budget()
+    try:
+        design = fold.fold(tiny_graph, limit, lengths)
+    except BudgetError:
+        smallest = fold.fold(tiny_graph, budget(100), lengths, 1e12)
+        assert fold.total(smallest).lut > 0.9 * limit.lut
+    else:
+        assert fits(design, limit)
+
+
+def test_a_budget_that_cannot_be_met(
+    tiny_graph: Graph, lengths: dict[str, torch.Tensor]
+) -> None:
+    """The message names every resource that does not fit, and by how much."""
+    with pytest.raises(BudgetError, match="even the smallest design does not fit") as caught:
+        fold.fold(tiny_graph, Resources(lut=2000, ff=1e9, dsp=1e9, bram36=1e9), lengths)
+    found = re.search(r": lut (\d+) of 2000 \((\d+) too many\); choose", str(caught.value))
+    assert found and int(found[1]) - 2000 == int(found[2]) > 0
+    assert "ff" not in str(caught.value).split(";")[0].split("fit:")[1]
+    with pytest.raises(BudgetError, match=r"ff \d+ of 100 \(\d+ too many\)"):
+        fold.fold(tiny_graph, Resources(lut=1e9, ff=100, dsp=1e9, bram36=1e9), lengths)
+
+
+@pytest.mark.parametrize("ii", [200.0, 400.0, 1000.0])
+def test_target_interval(ii: float, tiny_graph: Graph, lengths: dict[str, torch.Tensor]) -> None:
+    """Reached, and with no more resources than the fastest design."""
+    design = fold.fold(tiny_graph, budget(1.0), lengths, ii)
+    fastest = fold.fold(tiny_graph, budget(1.0), lengths)
+    limit = max(
+        fold.mean_cycles(n.params, torch.tensor([fold.typical_tokens(lengths[n.inputs[0]])]))
+        for n in design.nodes
+    )
+    # the cheapest interval step at or above the target
+    options = {
+        c.cycles
+        for n in tiny_graph.nodes
+        for c in fold.choices(n, lengths[n.inputs[0]])
+    }
+    assert limit <= min(c for c in options if c >= ii)
+    assert fold.total(design).lut < fold.total(fastest).lut
+    assert fold.interval(design, lengths)[0] > fold.interval(fastest, lengths)[0]
+
+
+def test_lanes_are_legal_and_ports_fit(
+    tiny_graph: Graph, lengths: dict[str, torch.Tensor]
+) -> None:
+    for share in (0.2, 1.0, 4.0):
+        design = fold.fold(tiny_graph, budget(share), lengths)
+        design.check()
+        assert [n.name for n in design.nodes] == [n.name for n in tiny_graph.nodes]
+        for node in design.nodes:
+            legal = list(node.params.foldings())
+            mine = {k: v for k, v in fold.describe(node.params).items() if k != "mult_dsp"}
+            assert mine in legal, node.name
+            ports = (*node.params.inputs(), node.params.output())
+            assert all(p.channels % p.lanes == 0 for p in ports)
+            assert len(node.depths) == len(node.inputs) and min(node.depths) >= 2
+        assert design.input.channels % design.input.lanes == 0
+
+
+def test_folding_does_not_change_a_value(
+    tiny: Tiny, tiny_graph: Graph, tiny_edges: dict[str, Stream], lengths: dict[str, torch.Tensor]
+) -> None:
+    before = folding(tiny_graph)
+    design = fold.fold(tiny_graph, budget(1.0), lengths)
+    edges = execute(design, Stream.full(tiny.patches))
+    assert edges == tiny_edges
+    assert folding(tiny_graph) == before, "fold changed its argument"
+
+
+def test_deterministic(tiny_graph: Graph, lengths: dict[str, torch.Tensor]) -> None:
+    a, b = (fold.fold(tiny_graph, budget(0.5), lengths) for _ in range(2))
+    assert folding(a) == folding(b)
+    assert [n.depths for n in a.nodes] == [n.depths for n in b.nodes]
+
+
+def test_predictions(tiny_graph: Graph, lengths: dict[str, torch.Tensor]) -> None:
+    """Positive, the latency longer than the interval of any node, the slowest node a node."""
+    design = fold.fold(tiny_graph, budget(0.5), lengths)
+    ii, slowest = fold.interval(design, lengths)
+    assert ii > 0 and slowest in {n.name for n in design.nodes}
+    worst, _ = fold.interval(design)
+    assert worst >= ii, "the profile has no longer frames than the longest"
+    longest = {e: design.max_tokens(e) for e in [Graph.INPUT, *(n.name for n in design.nodes)]}
+    when = fold.arrivals(design, longest)
+    assert all(0 <= a.first <= a.last for a in when.values())
+    assert fold.latency(design, longest) > worst
+    order = [Graph.INPUT, *(n.name for n in design.nodes)]
+    for node in design.nodes:
+        assert all(when[e].first < when[node.name].first for e in node.inputs)
+    assert set(when) == set(order)
+
+
+def test_without_a_profile_every_frame_is_longest(tiny_graph: Graph) -> None:
+    design = fold.fold(tiny_graph, budget(0.5))
+    assert fits(design, budget(0.5))
+    full = {
+        e: torch.tensor([design.max_tokens(e)])
+        for e in [Graph.INPUT, *(n.name for n in design.nodes)]
+    }
+    assert fold.interval(design) == fold.interval(design, full)
+
+
+def test_multipliers_move_to_dsps_only_if_there_are_any(
+    tiny_graph: Graph, lengths: dict[str, torch.Tensor]
+) -> None:
+    plenty, none = budget(1.0), replace(budget(1.0), dsp=0.0)
+    assert fold.total(fold.fold(tiny_graph, plenty, lengths)).dsp > 0
+    try:
+        design = fold.fold(tiny_graph, none, lengths)
+    except BudgetError as error:
+        assert "dsp" in str(error)
+    else:
+        assert fold.total(design).dsp == 0 and dataclasses.astuple(none)[2] == 0
