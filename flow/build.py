@@ -212,8 +212,9 @@ class Build:
             note["text"] = self.compare("graph_hls", wrong, locate)
         with self.step("Vitis HLS") as note:
             found = csim.synthesis(self.folder / "hls")
-            self.vendor = found if isinstance(found, dict) else {"message": found}
-            note["text"] = found if isinstance(found, str) else "csynth report read"
+            self.vendor: dict[str, Any] = found if isinstance(found, dict) else {"Vitis HLS": found}
+            missing = "not installed: what it would run stands below"
+            note["text"] = missing if isinstance(found, str) else "csynth report read"
 
     def run_rtl(self) -> None:
         folder, out = self.folder / "rtl", self.graph.output.name
@@ -260,7 +261,7 @@ class Build:
     def compare(
         self, pair: str, wrong: Tensor, locate: Callable[[int], str] | None, stalled: int = 0
     ) -> str:
-        """Record a comparison: ``wrong`` bool ``[images]``; ``locate`` tells where an image differs."""
+        """Record a comparison: ``wrong`` bool ``[images]``; ``locate`` says where one differs."""
         mismatches = int(wrong.sum())
         self.equal[pair] = {"images": len(wrong), "mismatches": mismatches, "stalled": stalled}
         text = f"{len(wrong)} images, {mismatches} mismatches"

@@ -144,6 +144,10 @@ def build(
     no_proof: bool,
 ) -> None:
     """Compile a trained model for a board and prove every view of it equal."""
+    from sievit.sim.runner import check_tools
+
+    if not no_proof:
+        check_tools()  # before the first minute of work, not after it
     made = make_build(model, board, data, checkpoint, rtl_images=images, fps=fps, seed=seed)
     made.run(proof=not no_proof)
 

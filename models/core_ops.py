@@ -65,8 +65,8 @@ class _Core(torch.autograd.Function):
         )
         values = [made] if outputs == 1 else list(made)
         p = call.params
-        size = [1, p.out_tokens(p.max_tokens), p.output().channels]
-        sizes: list[list[int | None]] = [[*size], [1, 2]]
+        data_size = [1, p.out_tokens(p.max_tokens), p.output().channels]
+        sizes: list[list[int | None]] = [[*data_size], [1, 2]]
         for value, size in zip(values, sizes, strict=False):
             value.setType(torch._C.TensorType.get().with_sizes(size).with_dtype(torch.float32))
         return made

@@ -187,7 +187,7 @@ class Attention(nn.Module):
             exp_shift=shift,
             exp_entries=self.EXP_ENTRIES,
             exp_type=IntType(self.EXP_BITS, False),
-            recip_bits=RECIP_BITS,
+            index_bits=RECIP_BITS,
             recip_type=IntType(self.RECIP_FRAC + 1, False),
             prob_shift=self.RECIP_FRAC - self.PROB_BITS,
             prob_type=IntType(self.PROB_BITS, False),
@@ -196,7 +196,7 @@ class Attention(nn.Module):
         )
         constants = {
             "exp": exp_table(p.exp_entries, unit * 2**shift, p.exp_type),
-            "recip": reciprocal_table(p.recip_bits, self.RECIP_FRAC),
+            "recip": reciprocal_table(p.index_bits, self.RECIP_FRAC),
         }
         exponents = (exponent(q), exponent(k), exponent(v))
         call = CoreCall("attention", p, constants, exponents, exponents[2], frames=True)
@@ -358,7 +358,7 @@ class TokenSelector(nn.Module):
             offset=-zt.min,
             shift=shift,
             entries=1 << self.TABLE_BITS,
-            recip_bits=RECIP_BITS,
+            index_bits=RECIP_BITS,
             recip_type=IntType(self.RECIP_FRAC + 1, False),
             recip_shift=self.RECIP_FRAC,
         )

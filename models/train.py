@@ -23,7 +23,7 @@ from torch.nn.functional import (
     softmax,
 )
 
-from sievit.models.data import Dataset, patchify
+from sievit.models.data import DataError, Dataset, patchify
 from sievit.models.pruning import sparsify
 from sievit.models.quantizers import QuantLinear, load_statistics, statistics
 from sievit.models.qvit import QuantVisionTransformer, image_input
@@ -49,8 +49,11 @@ class Geometry:
 
 
 def geometry(recipe: Recipe, data: Dataset) -> Geometry:
-    """Raises ValueError if the images do not divide into patches."""
-    patches = patchify(data.test_images[:1], recipe.data.patch_size)
+    """Raises DataError if the images do not divide into patches."""
+    try:
+        patches = patchify(data.test_images[:1], recipe.data.patch_size)
+    except ValueError as error:
+        raise DataError(f"{error}; change data.patch_size or resize the pictures") from error
     _, _, height, width = data.test_images.shape
     size = recipe.data.patch_size
     return Geometry(
@@ -186,9 +189,10 @@ class Trainer:
         rates = {"float": t.float_lr, "qat_dense": t.qat_lr, "qat_pruned": t.pruned_lr}
         total, rate = epochs[name], rates[name]
         model = self.start(name)
-        trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        # scales are statistics: once collected, they stay
-        free = [p for n, p in trained if "scaling_impl" not in n]
+        for parameter_name, parameter in model.named_parameters():
+            if "scaling_impl" in parameter_name:  # statistics: once collected, they stay
+                parameter.requires_grad_(False)
+        free = [p for p in model.parameters() if p.requires_grad]
         decay = [p for p in free if p.ndim >= 2]
         rest = [p for p in free if p.ndim < 2]
         optimizer = torch.optim.AdamW(
@@ -289,6 +293,7 @@ class Trainer:
                     sparsify(layers, 1.0 if last or not t.ramp else share / t.ramp)
                 for selector in model.token_selectors():
                     selector.noise = max(0.0, 1 - share / 0.7)
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
         sums: dict[str, float] = {}
         count = 0
         for patches, labels in self.batches(rng):
@@ -307,7 +312,7 @@ class Trainer:
             loss = torch.stack([weights[k] * v for k, v in parts.items()]).sum()
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             schedule.step()
             for layer in layers.values():

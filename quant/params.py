@@ -178,10 +178,12 @@ class CoreParams:
             value = getattr(self, f.name)
             if isinstance(value, IntType):
                 base = f.name.removesuffix("_type")
-                out[f"{base}_bits"] = value.bits
-                out[f"{base}_signed"] = int(value.signed)
+                new = {f"{base}_bits": value.bits, f"{base}_signed": int(value.signed)}
             else:
-                out[f.name] = int(value)
+                new = {f.name: int(value)}
+            double = out.keys() & new.keys()
+            self.require(not double, f"two parameters are called {double}")
+            out.update(new)
         return out
 
     def sv_parameters(self) -> dict[str, int]:

@@ -127,7 +127,10 @@ def level_selectors(network: QuantVisionTransformer, patches: Tensor) -> None:
         fc3, seen = selector.fc3, []
         hook = fc3.register_forward_hook(lambda *found, seen=seen: seen.append(found[2]))
         network(image_input(patches, network.levels))
-        fc3.weight *= 0.3 / float(seen.pop()[:, 1:].std())
+        for name, scale in selector.fc3_act.named_parameters():
+            if name.endswith("scaling_impl.value"):
+                scale.fill_(0.0)  # log2 of the range: -1..1
+        fc3.weight *= 0.3 / seen.pop()[:, 1:].std((0, 1))[:, None]  # a row is a head
         network(image_input(patches, network.levels))
         fc3.bias -= seen.pop()[:, 1:].flatten(0, 1).quantile(0.4, dim=0)
         hook.remove()

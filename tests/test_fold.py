@@ -64,9 +64,7 @@ def test_every_board_is_kept_or_refused(
         assert fits(design, limit)
 
 
-def test_a_budget_that_cannot_be_met(
-    tiny_graph: Graph, lengths: dict[str, torch.Tensor]
-) -> None:
+def test_a_budget_that_cannot_be_met(tiny_graph: Graph, lengths: dict[str, torch.Tensor]) -> None:
     """The message names every resource that does not fit, and by how much."""
     with pytest.raises(BudgetError, match="even the smallest design does not fit") as caught:
         fold.fold(tiny_graph, Resources(lut=2000, ff=1e9, dsp=1e9, bram36=1e9), lengths)
@@ -87,19 +85,13 @@ def test_target_interval(ii: float, tiny_graph: Graph, lengths: dict[str, torch.
         for n in design.nodes
     )
     # the cheapest interval step at or above the target
-    options = {
-        c.cycles
-        for n in tiny_graph.nodes
-        for c in fold.choices(n, lengths[n.inputs[0]])
-    }
+    options = {c.cycles for n in tiny_graph.nodes for c in fold.choices(n, lengths[n.inputs[0]])}
     assert limit <= min(c for c in options if c >= ii)
     assert fold.total(design).lut < fold.total(fastest).lut
     assert fold.interval(design, lengths)[0] > fold.interval(fastest, lengths)[0]
 
 
-def test_lanes_are_legal_and_ports_fit(
-    tiny_graph: Graph, lengths: dict[str, torch.Tensor]
-) -> None:
+def test_lanes_are_legal_and_ports_fit(tiny_graph: Graph, lengths: dict[str, torch.Tensor]) -> None:
     for share in (0.2, 1.0, 4.0):
         design = fold.fold(tiny_graph, budget(share), lengths)
         design.check()

@@ -82,7 +82,7 @@ def twin_attention(
                     alive.append(best)
             top = max(score[j] for j in alive)
             e = {j: entry(c["exp"], top - score[j], p.exp_offset, p.exp_shift) for j in alive}
-            index, position = normalised(sum(e.values()), p.recip_bits)
+            index, position = normalised(sum(e.values()), p.index_bits)
             prob = {
                 j: limited(
                     rounded(e[j] * c["recip"][index], position + p.prob_shift, p.half_up),
@@ -193,7 +193,7 @@ def twin_token_select(
     if den == 0:
         den = len(part)
         num = [sum(row[i] for row, _ in part) for i in range(p.channels)]
-    index, position = normalised(den, p.recip_bits)
+    index, position = normalised(den, p.index_bits)
     package = [
         limited(rounded(n * c["recip"][index], position + p.recip_shift, p.half_up), p.x_type)
         for n in num
@@ -266,7 +266,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"max_tokens": 9},
         {"channels": 3, "simd": 1, "max_tokens": 17, "half_up": 1},
         {"x_type": u(6), "score_type": s(6), "offset": 32, "shift": 0, "entries": 64},
-        {"score_type": s(10), "offset": 512, "shift": 7, "entries": 8, "recip_bits": 3},
+        {"score_type": s(10), "offset": 512, "shift": 7, "entries": 8, "index_bits": 3},
         {"channels": 2, "score_type": s(4), "offset": 8, "shift": 1, "entries": 8, "max_tokens": 4},
     ],
 }
@@ -282,9 +282,7 @@ def test_every_core_has_a_twin() -> None:
 
 
 def results(y: Stream) -> list[Result]:
-    return [
-        (y.frame(i).tolist(), bool(flag)) for i, flag in enumerate(y.package)
-    ]
+    return [(y.frame(i).tolist(), bool(flag)) for i, flag in enumerate(y.package)]
 
 
 def twins(stem: str, p: CoreParams, constants: dict[str, Tensor], xs: list[Stream]) -> list[Result]:
@@ -349,7 +347,7 @@ def stream(frames: list[Frame], flags: list[bool] | None = None) -> Stream:
 def attention_constants(p: AttentionParams, step: float) -> dict[str, Tensor]:
     return {
         "exp": exp_table(p.exp_entries, step, p.exp_type),
-        "recip": reciprocal_table(p.recip_bits, p.recip_type.bits - 1),
+        "recip": reciprocal_table(p.index_bits, p.recip_type.bits - 1),
     }
 
 
@@ -464,7 +462,7 @@ def test_matmul_every_index_pattern(n: int, m: int) -> None:
 def select_constants(p: TokenSelectParams, weight: int) -> dict[str, Tensor]:
     return {
         "weight": torch.full((p.entries,), weight),
-        "recip": reciprocal_table(p.recip_bits, p.recip_shift),
+        "recip": reciprocal_table(p.index_bits, p.recip_shift),
     }
 
 
@@ -569,7 +567,9 @@ def test_layernorm_close_to_float(channels: int, rng: torch.Generator) -> None:
 # -- overflow ------------------------------------------------------------------------------------
 def test_overflow_raises() -> None:
     one = Stream.full(torch.full((1, 1, 8), 2047))
-    p = NmMatmulParams(n=1, m=1, simd=1, pe=1, in_type=s(12), out_channels=1, acc_type=s(17), shift=4)
+    p = NmMatmulParams(
+        n=1, m=1, simd=1, pe=1, in_type=s(12), out_channels=1, acc_type=s(17), shift=4
+    )
     constants = {"weight": torch.full((1, 8), 7), "bias": torch.zeros(1).long()}
     with pytest.raises(OverflowError, match=r"accumulator: 114632\.\.114632 does not fit int17"):
         nm_matmul(p, constants, one)

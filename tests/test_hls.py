@@ -145,7 +145,7 @@ CASES: dict[str, list[dict[str, object]]] = {
         {"max_tokens": 8},
         {"channels": 12, "simd": 1, "max_tokens": 17, "half_up": 1},
         {"channels": 48, "simd": 48, "x_type": u(8)},
-        {"channels": 12, "simd": 4, "recip_bits": 5, "max_tokens": 5},
+        {"channels": 12, "simd": 4, "index_bits": 5, "max_tokens": 5},
     ],
 }
 

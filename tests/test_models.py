@@ -46,7 +46,7 @@ def test_every_recipe_of_the_zoo_loads() -> None:
 
 
 def test_unknown_recipe_lists_the_known() -> None:
-    with pytest.raises(RecipeError, match="no recipe 'vit_giant'; known: .*heatvit_nm_digits"):
+    with pytest.raises(RecipeError, match=r"no recipe 'vit_giant'; known: .*heatvit_nm_digits"):
         recipes.load("vit_giant")
     with pytest.raises(RecipeError, match="no recipe"):
         recipes.load("missing.toml")

@@ -39,7 +39,7 @@ class AttentionParams(CoreParams):
         s[j] = sum_d q[d] k[j, d]                                  # exact
         of every m consecutive keys the n largest survive, ties to the lower index
         e[j] = exp[clamp((max(s) - s[j] + exp_offset) >> exp_shift, 0, exp_entries - 1)]
-        i, l = reciprocal_index(sum(e), recip_bits)
+        i, l = reciprocal_index(sum(e), index_bits)
         p[j] = saturate(round_shift(e[j] * recip[i], l + prob_shift), prob_type)
         y[d] = saturate(round_shift(sum_j p[j] v[j, d], shift), out_type)
 
@@ -63,7 +63,7 @@ class AttentionParams(CoreParams):
     exp_shift: int = 6
     exp_entries: int = 128
     exp_type: IntType = IntType(10, False)
-    recip_bits: int = 6
+    index_bits: int = 6
     recip_type: IntType = IntType(13, False)
     prob_shift: int = 4
     prob_type: IntType = IntType(8, False)
@@ -93,10 +93,6 @@ class AttentionParams(CoreParams):
             for b in (self.k_type.min, self.k_type.max)
         ]
         return IntType.fitting(min(-1, min(corners) * self.head_dim), max(corners) * self.head_dim)
-
-    def flat(self) -> dict[str, int]:
-        """``recip_bits`` is called ``index_bits``: as such it would be that of ``recip_type``."""
-        return {**super().flat(), "index_bits": self.recip_bits}
 
     def inputs(self) -> tuple[Port, ...]:
         return tuple(
@@ -209,7 +205,7 @@ def survivors(score: Tensor, valid: Tensor, n: int, m: int) -> Tensor:
 
 
 def attention(p: AttentionParams, constants: Constants, q: Stream, k: Stream, v: Stream) -> Stream:
-    """Golden function. ``exp``: int64 ``[exp_entries]``, ``recip``: int64 ``[2^recip_bits]``."""
+    """Golden function. ``exp``: int64 ``[exp_entries]``, ``recip``: int64 ``[2^index_bits]``."""
     if not (torch.equal(q.length, k.length) and torch.equal(q.length, v.length)):
         raise ValueError("attention: q, k and v carry frames of different length")
     keep, prob = probabilities(p, constants, q, k)
@@ -232,7 +228,7 @@ def probabilities(
     low = torch.iinfo(torch.int32).min
     top = torch.where(keep, score, low).amax(-1, keepdim=True)
     e = lookup(top - score, constants["exp"], p.exp_offset, p.exp_shift) * keep
-    index, position = reciprocal_index(e.sum(-1, keepdim=True), p.recip_bits)
+    index, position = reciprocal_index(e.sum(-1, keepdim=True), p.index_bits)
     scaled = e * constants["recip"][index]
     prob = saturate(round_shift(scaled, position + p.prob_shift, bool(p.half_up)), p.prob_type)
     return keep, prob
@@ -267,6 +263,6 @@ def stimuli(
     step = (1 << p.exp_shift) / 2.0 ** (p.q_type.bits + p.k_type.bits - 4)
     constants = {
         "exp": exp_table(p.exp_entries, step, p.exp_type),
-        "recip": p.recip_type.check(reciprocal_table(p.recip_bits, frac), "recip"),
+        "recip": p.recip_type.check(reciprocal_table(p.index_bits, frac), "recip"),
     }
     return constants, streams

@@ -35,7 +35,7 @@ class TokenSelectParams(CoreParams):
         w = table[clamp((score + offset) >> shift, 0, entries - 1)]
         num, den = sum(w * x), sum(w)      # over the participants
         num, den = sum(x), count           # if den is 0
-        i, l = reciprocal_index(den, recip_bits)
+        i, l = reciprocal_index(den, index_bits)
         package = saturate(round_shift(num * recip[i], l + recip_shift), x_type)
 
     No participant: no package token. The output's ``tuser`` says whether there is one.
@@ -49,7 +49,7 @@ class TokenSelectParams(CoreParams):
     offset: int = 65536
     shift: int = 10
     entries: int = 128
-    recip_bits: int = 6
+    index_bits: int = 6
     recip_type: IntType = IntType(11, False)
     #: fraction bits of the reciprocal table
     recip_shift: int = 10
@@ -62,10 +62,6 @@ class TokenSelectParams(CoreParams):
     @property
     def beats(self) -> int:
         return self.channels // self.simd
-
-    def flat(self) -> dict[str, int]:
-        """``recip_bits`` is called ``index_bits``: as such it would be that of ``recip_type``."""
-        return {**super().flat(), "index_bits": self.recip_bits}
 
     def inputs(self) -> tuple[Port, ...]:
         return (
@@ -123,7 +119,7 @@ class TokenSelectParams(CoreParams):
 
 
 def token_select(p: TokenSelectParams, constants: Constants, x: Stream, score: Stream) -> Stream:
-    """Golden function. ``weight``: int64 ``[entries]``, ``recip``: int64 ``[2^recip_bits]``."""
+    """Golden function. ``weight``: int64 ``[entries]``, ``recip``: int64 ``[2^index_bits]``."""
     if not torch.equal(x.length, score.length):
         raise ValueError("token_select: x and score carry frames of different length")
     keep, part = decide(x, score)
@@ -132,7 +128,7 @@ def token_select(p: TokenSelectParams, constants: Constants, x: Stream, score: S
     zero = den == 0
     num = torch.where(zero, (x.data * part[..., None]).sum(1), (weight * x.data).sum(1))
     den = torch.where(zero, part.sum(1, keepdim=True), den).clamp(min=1)
-    index, position = reciprocal_index(den, p.recip_bits)
+    index, position = reciprocal_index(den, p.index_bits)
     scaled = num * constants["recip"][index]
     mean = round_shift(scaled, position + p.recip_shift, bool(p.half_up))
     return compact(x, keep, part, saturate(mean, p.x_type))
@@ -174,7 +170,7 @@ def stimuli(
     frac = p.recip_shift
     constants = {
         "weight": weight,
-        "recip": p.recip_type.check(reciprocal_table(p.recip_bits, frac), "recip"),
+        "recip": p.recip_type.check(reciprocal_table(p.index_bits, frac), "recip"),
     }
     flag = torch.zeros_like(x.package)
     return constants, [x, Stream(data, x.length, flag).with_data(data)]

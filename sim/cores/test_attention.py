@@ -15,7 +15,7 @@ SETS = [
     AttentionParams(
         channels=12, heads=3, simd=2, heads_par=3, n=1, q_type=IntType(6, True),
         k_type=IntType(5, True), v_type=IntType(6, True), exp_shift=3, exp_offset=4, exp_entries=50,
-        exp_type=IntType(8, False), recip_bits=4, recip_type=IntType(11, False), prob_shift=3,
+        exp_type=IntType(8, False), index_bits=4, recip_type=IntType(11, False), prob_shift=3,
         prob_type=IntType(7, False), out_type=IntType(6, True), half_up=1, mult_dsp=1,
         max_tokens=18,
     ),

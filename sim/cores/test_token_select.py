@@ -12,7 +12,7 @@ SETS = [
     # one lane, not a power of two, ties upwards
     TokenSelectParams(
         channels=12, simd=1, x_type=IntType(8, True), score_type=IntType(12, True), offset=2048,
-        shift=5, recip_bits=4, half_up=1, max_tokens=18,
+        shift=5, index_bits=4, half_up=1, max_tokens=18,
     ),
     # a token per beat
     TokenSelectParams(channels=3, simd=3, weight_type=IntType(3, False), max_tokens=9),
