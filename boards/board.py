@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sievit.quant.errors import SievitError
 from sievit.quant.params import Resources
 
 FOLDER = Path(__file__).resolve().parent
@@ -21,7 +22,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
-class BoardError(Exception):
+class BoardError(SievitError):
     """A board that is not known or a board file that is wrong: what and what to do about it."""
 
 

@@ -32,6 +32,7 @@ from sievit.models.qvit import QuantVisionTransformer, image_input
 from sievit.models.recipe import ZOO, Recipe
 from sievit.quant import fold
 from sievit.quant.cores.token_select import decide
+from sievit.quant.errors import SievitError
 from sievit.quant.execute import execute, first_difference
 from sievit.quant.lower import lower
 from sievit.quant.params import Stream
@@ -40,7 +41,7 @@ from sievit.sim import runner
 PROFILE_IMAGES = 512
 
 
-class BuildError(Exception):
+class BuildError(SievitError):
     """The build found something wrong: a mismatch, or a comparison that did not happen."""
 
 

@@ -12,6 +12,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from sievit.quant.errors import SievitError
+
 CONSOLE = Console()
 BUILD = Path("build")
 
@@ -38,33 +40,6 @@ checkpoint_option = click.option(
 )
 
 
-def errors() -> tuple[type[Exception], ...]:
-    """Everything that is told in one line."""
-    from sievit.boards.board import BoardError
-    from sievit.flow.build import BuildError
-    from sievit.flow.new_core import NewCoreError
-    from sievit.models.data import DataError
-    from sievit.models.recipe import RecipeError
-    from sievit.models.train import CheckpointError
-    from sievit.quant.fold import BudgetError
-    from sievit.quant.graph import UnsupportedError
-    from sievit.quant.tools import ToolError
-    from sievit.sim.runner import SimulationError
-
-    return (
-        BoardError,
-        BuildError,
-        NewCoreError,
-        DataError,
-        RecipeError,
-        CheckpointError,
-        BudgetError,
-        UnsupportedError,
-        ToolError,
-        SimulationError,
-    )
-
-
 @click.group()
 def cli() -> None:
     """Train pruned, quantised Vision Transformers and turn them into proven FPGA accelerators."""
@@ -81,11 +56,12 @@ def cli() -> None:
 )
 def train(model: str, data: Path | None, out: Path | None) -> None:
     """Train float, QAT dense and QAT pruned networks of a recipe (resumes if interrupted)."""
-    from sievit.flow.build import checkpoint_path, load_data
     from sievit.models import recipe as recipes
-    from sievit.models.train import Trainer, save_checkpoint
 
     recipe = recipes.load(model)
+    from sievit.flow.build import checkpoint_path, load_data
+    from sievit.models.train import Trainer, save_checkpoint
+
     folder = BUILD / "train" / recipe.name
     trainer = Trainer(recipe, load_data(recipe, data), folder, CONSOLE)
     done = trainer.run()
@@ -103,10 +79,11 @@ def make_build(
 ) -> Any:
     """A Build of the command line's options."""
     from sievit.boards import board as boards
-    from sievit.flow.build import Build
     from sievit.models import recipe as recipes
 
     recipe, target = recipes.load(model), boards.load(board)
+    from sievit.flow.build import Build  # takes seconds: after what can be refused at once
+
     folder = BUILD / target.name / recipe.name
     return Build(recipe, target, folder, CONSOLE, data, checkpoint, **more)
 
@@ -144,10 +121,6 @@ def build(
     no_proof: bool,
 ) -> None:
     """Compile a trained model for a board and prove every view of it equal."""
-    from sievit.sim.runner import check_tools
-
-    if not no_proof:
-        check_tools()  # before the first minute of work, not after it
     made = make_build(model, board, data, checkpoint, rtl_images=images, fps=fps, seed=seed)
     made.run(proof=not no_proof)
 
@@ -272,6 +245,6 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         CONSOLE.print("interrupted; the same command goes on where it stopped")
         sys.exit(130)
-    except errors() as error:
+    except SievitError as error:
         Console(stderr=True).print(f"sievit: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(1)

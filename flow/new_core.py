@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
+from sievit.quant.errors import SievitError
 from sievit.quant.params import camel
 
 MAX_LENGTH = 24
 
 
-class NewCoreError(Exception):
+class NewCoreError(SievitError):
     """A core that cannot be started under that name, and why."""
 
 
@@ -135,7 +136,7 @@ _RESERVED = {
 
 _QUANT = '''\
 # SPDX-License-Identifier: Apache-2.0
-"""TODO: what $name does, in one line."""
+"""What $name computes, in one line: passes its input on, until you change it."""
 
 from __future__ import annotations
 
@@ -254,7 +255,7 @@ endmodule
 _HLS = """\
 // SPDX-License-Identifier: Apache-2.0
 /// \\file
-/// TODO: what $name does, in one line.
+/// What $name computes, in one line: passes its input on, until you change it.
 #pragma once
 
 #include "../lib/axis.hpp"

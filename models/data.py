@@ -17,8 +17,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sievit.quant.errors import SievitError
 
-class DataError(Exception):
+
+class DataError(SievitError):
     """Data that cannot be read: what is wrong and what to do about it, on one line."""
 
 

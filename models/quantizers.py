@@ -128,7 +128,7 @@ def exponent(q: IntQuantTensor) -> int:
     While a quantiser still collects statistics (the first training steps), Brevitas returns the raw
     scale; then the next power of two is taken, so that every integer stays in range.
     """
-    scale = float(q.scale)
+    scale = float(q.scale.detach())
     e = math.ceil(math.log2(scale))
     if 2.0**e != scale and not q.training:
         raise ValueError(f"scale {scale} is not a power of two")

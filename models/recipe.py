@@ -11,10 +11,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from sievit.quant.errors import SievitError
+
 ZOO = Path(__file__).parent / "zoo"
 
 
-class RecipeError(ValueError):
+class RecipeError(SievitError, ValueError):
     """A recipe that cannot be used; the message names the key and the remedy."""
 
 

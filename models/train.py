@@ -29,11 +29,12 @@ from sievit.models.quantizers import QuantLinear, load_statistics, statistics
 from sievit.models.qvit import QuantVisionTransformer, image_input
 from sievit.models.recipe import Recipe
 from sievit.models.vit import VisionTransformer
+from sievit.quant.errors import SievitError
 
 PHASES = ("float", "qat_dense", "qat_pruned")
 
 
-class CheckpointError(Exception):
+class CheckpointError(SievitError):
     """A checkpoint that is missing, damaged or of another recipe."""
 
 

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sievit.quant.errors import SievitError
 from sievit.quant.graph import Graph, Node
 from sievit.quant.params import CoreParams, Port, Resources
 
 Lengths = Mapping[str, Tensor]
 
 
-class BudgetError(Exception):
+class BudgetError(SievitError):
     """No folding fits the budget; the message names the resource and the excess."""
 
 

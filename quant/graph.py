@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sievit.quant.errors import SievitError
 from sievit.quant.itype import IntType
 from sievit.quant.params import Core, CoreParams, Port, load_core
 
 
-class UnsupportedError(Exception):
+class UnsupportedError(SievitError):
     """Something that cannot be compiled: which node, why, and what to do about it."""
 
     def __init__(self, node: str, reason: str, hint: str) -> None:

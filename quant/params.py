@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -112,7 +113,7 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class CoreParams:
+class CoreParams(ABC):
     """Base of all core parameters. ``max_tokens`` bounds the tokens of an input frame."""
 
     max_tokens: int = field(default=1, kw_only=True)
@@ -124,13 +125,13 @@ class CoreParams:
         return cls.__module__.rsplit(".", 1)[-1]
 
     # -- streams ---------------------------------------------------------------------------------
+    @abstractmethod
     def inputs(self) -> tuple[Port, ...]:
         """Input ports; the first carries the frame's ``tuser``."""
-        raise NotImplementedError(f"{self.stem()} does not declare its input ports")
 
+    @abstractmethod
     def output(self) -> Port:
         """The one output port, ``m_axis``."""
-        raise NotImplementedError(f"{self.stem()} does not declare its output port")
 
     def out_tokens(self, tokens: int) -> int:
         """Most tokens that leave for a frame of ``tokens``."""
@@ -146,9 +147,9 @@ class CoreParams:
         return {}
 
     # -- cost ------------------------------------------------------------------------------------
+    @abstractmethod
     def cycles(self, tokens: int) -> int:
         """Cycles between frames of ``tokens`` tokens in steady state, no stalls."""
-        raise NotImplementedError(f"{self.stem()} does not declare its cycles")
 
     def head_latency(self, tokens: int) -> int:
         """Cycles from a frame's first input beat to its first output beat, inputs never waiting."""
@@ -158,9 +159,9 @@ class CoreParams:
         """The first output beat needs the whole input frame."""
         return False
 
+    @abstractmethod
     def resources(self) -> Resources:
         """Predicted resources on UltraScale+ (LUT6, RAMB36, DSP48E2)."""
-        raise NotImplementedError(f"{self.stem()} does not declare its resources")
 
     def macs(self, tokens: int) -> int:
         """Multiplications that a frame of ``tokens`` tokens really executes."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import shutil
 
+from sievit.quant.errors import SievitError
 
-class ToolError(Exception):
+
+class ToolError(SievitError):
     """An external program is missing or failed: which, why, and what to do about it."""
 
     def __init__(self, tool: str, why: str, remedy: str) -> None:

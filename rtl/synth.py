@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from sievit.quant.errors import SievitError
 from sievit.quant.params import Constants, CoreParams, Resources, camel
 
 RTL = Path(__file__).resolve().parent
@@ -31,7 +32,7 @@ for line in sys.stdin.read().splitlines():
 """
 
 
-class SynthesisError(Exception):
+class SynthesisError(SievitError):
     """yosys refused a design."""
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sievit.quant.errors import SievitError
 from sievit.quant.graph import Graph
 from sievit.quant.params import Constants, CoreParams, Memory, Port, Stream, camel
 from sievit.quant.tools import ToolError, require_tool
@@ -44,7 +45,7 @@ MAKE = [
 ]  # fmt: skip
 
 
-class SimulationError(Exception):
+class SimulationError(SievitError):
     """The simulated design or the bench failed."""
 
 

@@ -35,7 +35,8 @@ def test_board(name: str) -> None:
 def test_budget() -> None:
     board = load("zcu102")
     assert board.capacity().astuple() == (274_080, 548_160, 2_520, 912, 0)
-    assert board.budget().astuple() == pytest.approx((191_856, 274_080, 2_016, 729.6, 0))
+    usable = tuple(round(v, 1) for v in board.budget().astuple())
+    assert usable == (191_856, 274_080, 2_016, 729.6, 0)
 
 
 def test_unknown_board_lists_the_known_ones() -> None:

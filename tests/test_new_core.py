@@ -20,7 +20,7 @@ import sievit.quant.cores as library
 from sievit.flow.new_core import NewCoreError, new_core
 from sievit.quant.itype import IntType
 from sievit.quant.params import core_names, load_core
-from sievit.quant.tools import ToolError
+from sievit.sim import harness, runner
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "demo_merge"
@@ -90,8 +90,7 @@ def test_the_three_languages_agree_on_parameters(core: Path) -> None:
 
 def test_style(core: Path) -> None:
     ruff = shutil.which("ruff", path=f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}")
-    if ruff is None:
-        pytest.skip("ruff is not installed")
+    assert ruff, "ruff is part of the dev extra"
     files = [core / f"quant/cores/{NAME}.py", core / f"sim/cores/test_{NAME}.py"]
     # outside the repository ruff does not know that these are ours
     check = ["check", "--ignore", "RUF009", "--config", 'lint.isort.known-first-party=["sievit"]']
@@ -104,8 +103,7 @@ def test_style(core: Path) -> None:
 @pytest.mark.parametrize("signed", [0, 1])
 def test_hls_compiles(core: Path, tmp_path: Path, signed: int) -> None:
     spec = importlib.util.find_spec("hls4ml")
-    if spec is None or spec.origin is None or shutil.which("g++") is None:
-        pytest.skip("needs g++ and hls4ml's ap_types")
+    assert spec and spec.origin
     types = Path(spec.origin).parent / "templates" / "vivado" / "ap_types"
     source = tmp_path / "use.cpp"
     source.write_text(
@@ -141,12 +139,6 @@ def test_hls_compiles(core: Path, tmp_path: Path, signed: int) -> None:
 
 
 def test_rtl_lints_and_simulates(core: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = pytest.importorskip("sievit.sim.runner")
-    harness = pytest.importorskip("sievit.sim.harness")
-    try:
-        runner.check_tools()
-    except ToolError as error:
-        pytest.skip(str(error))
     monkeypatch.setattr(runner, "LIBRARY", [ROOT / "rtl" / "lib", core / "rtl" / "cores"])
     runner.lint(NAME, [core / "rtl" / "cores" / f"{NAME}.sv"], {"InSigned": 0, "Channels": 6})
     monkeypatch.setattr(harness, "build_root", lambda: core / "build")
