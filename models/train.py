@@ -294,7 +294,6 @@ class Trainer:
                     sparsify(layers, 1.0 if last or not t.ramp else share / t.ramp)
                 for selector in model.token_selectors():
                     selector.noise = max(0.0, 1 - share / 0.7)
-        trained = [p for group in optimizer.param_groups for p in group["params"]]
         sums: dict[str, float] = {}
         count = 0
         for patches, labels in self.batches(rng):
@@ -313,6 +312,7 @@ class Trainer:
             loss = torch.stack([weights[k] * v for k, v in parts.items()]).sum()
             optimizer.zero_grad()
             loss.backward()
+            trained = [p for group in optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             schedule.step()
