@@ -249,10 +249,10 @@ class Build:
 
     def finish(self) -> dict[str, Any]:
         with self.step("report") as note:
+            self.kept = self.stages()
             result = self.result()
             write_report(result, self.graph, self.details(), self.folder)
             note["text"] = str(self.folder / "report.html")
-        result["time"] = self.times
         self.console.print()
         self.console.print(terminal_table(result))
         check_equal(self.equal)
@@ -331,7 +331,7 @@ class Build:
         tested = {k: v.length[: len(self.rtl.out_last)] for k, v in self.edges.items()}
         first = {k: int(v.length[0]) for k, v in self.edges.items()}
         used, budget = fold.total(self.graph), self.board.budget()
-        kept = self.stages()
+        kept = self.kept
         where = {
             "QONNX": "model.onnx",
             "Graph": "graph/graph.json",
@@ -368,7 +368,7 @@ class Build:
         }
 
     def details(self) -> ReportDetails:
-        kept = self.stages()
+        kept = self.kept
         index = [
             int((self.data.test_labels == c).nonzero()[0]) for c in range(len(self.data.classes))
         ][:10]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -343,10 +343,10 @@ def _cosine(step: int, warm: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
 
-def write_atomically(path: Path, value: Any, save: Callable[[Any, Any], None] = torch.save) -> None:
+def write_atomically(path: Path, value: Any) -> None:
     """Write through a temporary file, so that an interruption leaves the old file."""
     temporary = path.with_suffix(path.suffix + ".part")
-    save(value, temporary)
+    torch.save(value, temporary)
     os.replace(temporary, path)
 
 

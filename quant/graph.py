@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +91,6 @@ class Graph:
             return self.input_tokens
         node = self.node(edge)
         return node.params.out_tokens(node.params.max_tokens)
-
-    def replace_node(self, name: str, **changes: Any) -> None:
-        """Replace fields of a node in place."""
-        self.nodes = [replace(n, **changes) if n.name == name else n for n in self.nodes]
 
     def check(self) -> None:
         """Raise UnsupportedError where ports do not fit together."""
