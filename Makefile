@@ -12,10 +12,10 @@ BIN := $(VENV)/bin
 SIEVIT := $(BIN)/sievit
 ARGS := --model $(MODEL) $(if $(DATA),--data $(DATA))
 
-.PHONY: hls rtl export train sim report boards cores core test lint clean help
+.PHONY: hls rtl export train sim report boards cores core test soak bench-cores resources lint clean help
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 13
 
 hls: $(VENV)/.ready ## compile MODEL for BOARD, prove every view equal, write the report
 	$(SIEVIT) build $(ARGS) --board $(BOARD)
@@ -46,6 +46,15 @@ core: $(VENV)/.ready ## write the four files of a new core NAME=x
 
 test: $(VENV)/.ready ## run the tests
 	$(BIN)/python -m pytest
+
+soak: $(VENV)/.ready ## everything that the verification stages ask for, or CORE=x; writes sim/evidence
+	$(SIEVIT) soak $(if $(CORE),--core $(CORE))
+
+bench-cores: $(VENV)/.ready ## measure the rate of the cores; writes docs/throughput.md
+	$(BIN)/python -m sievit.sim.throughput
+
+resources: $(VENV)/.ready ## synthesise the cores over a grid of parameters; writes docs/resources.md
+	$(BIN)/python -m sievit.rtl.grid
 
 lint: $(VENV)/.ready ## ruff and mypy
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sievit.quant.errors import SievitError
-from sievit.quant.params import Resources
+from sievit.quant.params import Device, Resources
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -19,6 +19,13 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "ps": ("zynq_ultra_ps_e", "processing_system7", "versal_cips"),
     "toolchain": ("vivado",),
     "deploy": ("pynq", "manual"),
+}
+
+#: DSP48E2, DSP48E1 and DSP58; only Versal's bitstreams can fill UltraRAM
+_DEVICES = {
+    "ultrascale+": Device((27, 18)),
+    "7series": Device((25, 18)),
+    "versal": Device((27, 24), uram_init=True),
 }
 
 
@@ -87,6 +94,10 @@ class Board:
     def capacity(self) -> Resources:
         """Everything on the device."""
         return Resources(self.lut, self.ff, self.dsp, self.bram36, self.uram)
+
+    def device(self) -> Device:
+        """What the blocks of its family can do."""
+        return _DEVICES[self.family]
 
     def budget(self) -> Resources:
         """What a design may use: capacity times the usable fraction."""

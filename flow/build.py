@@ -174,7 +174,8 @@ class Build:
     def fold(self) -> None:
         with self.step("fold") as note:
             ii = self.board.clock_mhz * 1e6 / self.fps if self.fps else 0.0
-            self.graph = fold.fold(self.graph, self.board.budget(), self.lengths, ii)
+            device = self.board.device()
+            self.graph = fold.fold(self.graph, self.board.budget(), self.lengths, ii, device)
             predicted, slowest = fold.interval(self.graph, self.lengths)
             note["text"] = f"II {predicted:.0f} cycles predicted, set by {slowest}"
             if self.fps and self.board.clock_mhz * 1e6 / predicted < self.fps:

@@ -211,15 +211,56 @@ def boards() -> None:
 
 
 @cli.command()
-def cores() -> None:
-    """List the cores."""
-    from sievit.quant.params import core_names, load_core
+@click.option("--json", "as_json", is_flag=True, help="Name, stage and evidence as JSON.")
+def cores(as_json: bool) -> None:
+    """List the cores and how far each is verified (computed from sim/evidence)."""
+    import json
 
-    table = Table("core", "what it computes")
-    for name in core_names():
-        module = sys.modules[load_core(name).params.__module__]
-        table.add_row(name, (module.__doc__ or "").strip().splitlines()[0])
+    from sievit.quant.params import core_names, load_core
+    from sievit.sim import evidence
+
+    known = [evidence.status(name) for name in core_names()]
+    if as_json:
+        click.echo(json.dumps([s.to_dict() for s in known], indent=1))
+        return
+    table = Table("core", "stage", "what it computes", box=None)
+    table.columns[0].no_wrap = True
+    for s in known:
+        module = sys.modules[load_core(s.core).params.__module__]
+        table.add_row(s.core, s.stage, (module.__doc__ or "").strip().splitlines()[0])
     CONSOLE.print(table)
+    table = Table("core", *evidence.COLUMNS, box=None, title="\nEvidence")
+    for s in known:
+        table.add_row(s.core, *s.row)
+    for column in table.columns:
+        column.no_wrap = True
+    CONSOLE.print(table)
+    for s in known:
+        if not s.fresh:
+            CONSOLE.print(f"{s.core}: the sources are newer than the evidence; run: make soak")
+    for s in known:
+        for name, (level, held, text) in s.criteria.items():
+            if s.fresh and not held:
+                CONSOLE.print(f"{s.core}: V{level} {name} not reached: {text}")
+
+
+@cli.command()
+@click.option("--core", "only", multiple=True, help="These cores alone; default: all, and graphs.")
+@click.option("--jobs", default=2, show_default=True, help="Steps run side by side.")
+def soak(only: tuple[str, ...], jobs: int) -> None:
+    """Run everything that the verification stages ask for (resumes if interrupted)."""
+    from sievit.quant.params import core_names
+    from sievit.sim import soak as soaking
+
+    unknown = set(only) - set(core_names())
+    if unknown:
+        raise click.UsageError(
+            f"no core {', '.join(sorted(unknown))}; known: {', '.join(core_names())}"
+        )
+    failures = soaking.soak(list(only) or core_names(), BUILD / "soak", CONSOLE, jobs)
+    if failures:
+        raise SievitError(f"{len(failures)} steps failed: {', '.join(sorted(failures))}")
+    CONSOLE.print(f"evidence in {soaking.evidence.EVIDENCE}; see: sievit cores")
 
 
 @cli.command()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from sievit.quant.files import write_atomic
 from sievit.quant.graph import Graph
 
 PAIRS = {
@@ -106,11 +106,8 @@ def write_report(
     """
     data = json.dumps(result, indent=1) + "\n"
     page = render_html(result, graph, details)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in (("report.json", data), ("report.html", page)):
-        part = folder / f".{name}.part"
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, folder / name)
+        write_atomic(folder / name, text)
 
 
 def render_html(result: Mapping[str, Any], graph: Graph, details: ReportDetails) -> str:

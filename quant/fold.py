@@ -2,15 +2,16 @@
 """Choose the parallelism of every core for a budget, and what the choice costs.
 
 Folding searches the smallest initiation interval whose design fits the budget. For a target
-interval every core takes the cheapest of its foldings that reaches it, the price of a resource
-being its share of the budget; then multipliers move from LUTs to DSPs until both are loaded
-alike.
+interval every core takes the cheapest of its foldings that reaches it without DSP blocks, the price
+of a resource being its share of the budget; then cores move on to foldings with DSP blocks, the
+largest saving per block first, until blocks and LUTs are loaded alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from math import lcm
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from sievit.quant.errors import SievitError
 from sievit.quant.graph import Graph, Node
-from sievit.quant.params import CoreParams, Port, Resources
+from sievit.quant.params import CoreParams, Device, Port, Resources
 
 Lengths = Mapping[str, Tensor]
 
@@ -53,40 +54,65 @@ def typical_tokens(tokens: Tensor) -> int:
     return int(tokens.double().quantile(0.9, interpolation="lower"))
 
 
-def choices(node: Node, tokens: Tensor) -> list[Choice]:
-    """Every folding of a node, fastest last; ``mult_dsp`` is chosen where the core has it."""
+def choices(node: Node, tokens: Tensor, device: Device | None = None) -> list[Choice]:
+    """Every folding of a node that suits the device, fastest last; ``mult_dsp`` is chosen where the
+    core has it and its foldings leave it open."""
     dsp = [0, 1] if any(f.name == "mult_dsp" for f in fields(node.params)) else [None]
     out, typical = [], typical_tokens(tokens)
     for folding in node.params.foldings():
         cycles = None
-        for use in dsp:
+        for use in [None] if "mult_dsp" in folding else dsp:
             changes = folding if use is None else {**folding, "mult_dsp": use}
             params = replace(node.params, **changes)
+            if not params.suits(device or Device()):
+                continue
             cycles = params.cycles(typical) if cycles is None else cycles
             out.append(Choice(changes, cycles, params.resources()))
     return sorted(out, key=lambda c: (-c.cycles, tuple(c.changes.items())))
 
 
-def fold(graph: Graph, budget: Resources, lengths: Lengths | None = None, ii: float = 0.0) -> Graph:
-    """A folded copy of the graph: lanes, multiplier style and FIFO depths set.
+#: what a share of the RAM blocks is worth, in shares of the LUTs; the best of them is taken
+RAM_PRICES = (0.1, 0.4, 1.6)
+
+
+def fold(
+    graph: Graph,
+    budget: Resources,
+    lengths: Lengths | None = None,
+    ii: float = 0.0,
+    device: Device | None = None,
+) -> Graph:
+    """A folded copy of the graph: lanes, tokens side by side, multiplier style, RAM for the weights
+    and FIFO depths set.
 
     Args:
         budget: usable resources of the board.
         lengths: tokens per frame on every edge over a profile of real inputs, int64 ``[images]`` by
             edge name. Without it every frame has the most tokens possible.
         ii: stop at that initiation interval instead of the smallest that fits.
+        device: what its blocks can do; UltraScale+ if omitted.
 
     Raises BudgetError if even the smallest design does not fit.
     """
-    options = {n.name: choices(n, frame_lengths(graph, lengths, n.inputs[0])) for n in graph.nodes}
+    options = {
+        n.name: choices(n, frame_lengths(graph, lengths, n.inputs[0]), device) for n in graph.nodes
+    }
     fastest = max(min(c.cycles for c in o) for o in options.values())
     targets = sorted({c.cycles for o in options.values() for c in o if c.cycles >= fastest})
     targets = [t for t in targets if t >= ii] or targets[-1:]
+    menus = {n: _Menu(o, budget) for n, o in options.items()}
+    rest = plumbing(graph)
 
     def best(target: float) -> tuple[float, Graph]:
-        chosen = {n: _cheapest(o, target, budget) for n, o in options.items()}
-        design = _apply(graph, _use_dsps(chosen, options, budget, plumbing(graph)), lengths)
-        return _load(total(design), budget), design
+        found: list[tuple[dict[str, Choice], float, Graph]] = []
+        for price in RAM_PRICES:
+            chosen = _choose(menus, target, price, budget, rest)
+            if found and chosen == found[-1][0]:
+                continue
+            design = _apply(graph, chosen, lengths)
+            found.append((chosen, _load(total(design), budget), design))
+        _, load, design = min(found, key=lambda f: f[1])
+        return load, design
 
     low, high = 0, len(targets) - 1
     load, design = best(targets[high])
@@ -103,42 +129,75 @@ def fold(graph: Graph, budget: Resources, lengths: Lengths | None = None, ii: fl
     return design
 
 
-def _cheapest(options: list[Choice], target: float, budget: Resources) -> Choice:
-    """Cheapest folding with LUT multipliers that reaches the target."""
+class _Menu:
+    """Choices of a node that no other beats in everything, as columns of numbers."""
 
-    def cost(c: Choice) -> float:
-        r = c.resources
-        return r.lut / budget.lut + 0.3 * r.ff / budget.ff + r.bram36 / max(budget.bram36, 1e-9)
+    def __init__(self, options: list[Choice], budget: Resources) -> None:
+        used = [(r.lut, r.ff, r.dsp, r.bram36, r.uram) for r in (c.resources for c in options)]
+        lut, ff, self.dsp, bram, uram = torch.tensor(used, dtype=torch.float64).T
+        logic = lut / budget.lut + 0.3 * ff / budget.ff
+        ram = bram / max(budget.bram36, 1e-9) + uram / max(budget.uram, 1e-9)
+        cycles = torch.tensor([c.cycles for c in options], dtype=torch.float64)
+        table = torch.stack([cycles, self.dsp, logic, ram], 1)
+        keep = self._front(table)
+        self.options = [options[i] for i in keep.tolist()]
+        self.cycles, self.dsp, self.logic, self.ram = table[keep].T
 
-    plain = [c for c in options if not c.changes.get("mult_dsp")]
-    fitting = [c for c in plain if c.cycles <= target] or plain[-1:]
-    return min(fitting, key=lambda c: (cost(c), c.cycles, tuple(c.changes.items())))
+    @staticmethod
+    def _front(table: Tensor) -> Tensor:
+        """Rows of which no other row is smaller or equal in every column; of equal rows one."""
+        rows = table.unique(dim=0, return_inverse=True)
+        first = torch.full((len(rows[0]),), len(table)).scatter_reduce(
+            0, rows[1], torch.arange(len(table)), "amin"
+        )
+        kept = []
+        for i, row in enumerate(rows[0]):
+            beaten = (rows[0] <= row).all(1)
+            beaten[i] = False
+            if not bool(beaten.any()):
+                kept.append(i)
+        return first[torch.tensor(kept)].sort().values
+
+    def ladder(self, target: float, price: float) -> list[tuple[float, int]]:
+        """The cheapest choice with the fewest DSP blocks that reaches the target, then those that
+        spend blocks best: (saving per block, index), the saving falling."""
+        cost = self.logic + price * self.ram
+        fits = self.cycles <= target
+        if not bool(fits.any()):
+            fits = self.cycles == self.cycles.min()
+        fewest = fits & (self.dsp == self.dsp[fits].min())
+        at = int(torch.where(fewest, cost, torch.inf).argmin())
+        steps = [(float("inf"), at)]
+        while True:
+            saving = (cost[at] - cost) / (self.dsp - self.dsp[at])
+            saving = torch.where(fits & (self.dsp > self.dsp[at]), saving, -torch.inf)
+            at = int(saving.argmax())
+            if not float(saving[at]) > 0:
+                return steps
+            steps.append((float(saving[at]), at))
 
 
-def _use_dsps(
-    chosen: dict[str, Choice], options: dict[str, list[Choice]], budget: Resources, rest: Resources
+def _choose(
+    menus: dict[str, _Menu], target: float, price: float, budget: Resources, rest: Resources
 ) -> dict[str, Choice]:
-    """Move multipliers from LUTs to DSPs, best saving first, until both are loaded alike."""
-    twins = {}
-    for name, choice in chosen.items():
-        folding = {**choice.changes, "mult_dsp": 1}
-        twin = next((c for c in options[name] if c.changes == folding), None)
-        if twin is not None and twin.resources.lut < choice.resources.lut:
-            twins[name] = twin
-
-    def saving(name: str) -> float:
-        a, b = chosen[name].resources, twins[name].resources
-        return (a.lut - b.lut) / max(b.dsp, 1)
-
-    out = dict(chosen)
-    lut = rest.lut + sum(c.resources.lut for c in chosen.values())
-    dsp = 0.0
-    for name in sorted(twins, key=lambda n: (-saving(n), n)):
-        a, b = chosen[name].resources, twins[name].resources
-        if dsp + b.dsp > budget.dsp or (dsp + b.dsp) / budget.dsp > lut / budget.lut:
+    """A choice for every node: DSP blocks where they save most, until blocks and LUTs are loaded
+    alike."""
+    out, steps = {}, []
+    for name, menu in menus.items():
+        (_, start), *more = menu.ladder(target, price)
+        out[name] = menu.options[start]
+        steps += [(-saving, name, menu.options[i]) for saving, i in more]
+    lut = rest.lut + sum(c.resources.lut for c in out.values())
+    dsp = rest.dsp + sum(c.resources.dsp for c in out.values())
+    full = set()  # nodes that may not spend more
+    for _, name, new in sorted(steps, key=lambda s: s[:2]):
+        a, b = out[name].resources, new.resources
+        share = (dsp + b.dsp - a.dsp) / budget.dsp if budget.dsp else float("inf")
+        if name in full or share > 1 or share > lut / budget.lut:
+            full.add(name)
             continue
-        lut, dsp = lut + b.lut - a.lut, dsp + b.dsp
-        out[name] = twins[name]
+        lut, dsp = lut + b.lut - a.lut, dsp + b.dsp - a.dsp
+        out[name] = new
     return out
 
 
@@ -176,9 +235,10 @@ def arrivals(graph: Graph, tokens: Mapping[str, int]) -> dict[str, Arrival]:
         for edge, port in zip(node.inputs, p.inputs(), strict=True):
             a = out[edge]
             gap = 2 + adapter_cycles(graph.port_of(edge), port)  # FIFO, width converter
-            # a core that needs a whole token waits until its slowest producer has sent one
+            # a core that needs whole tokens waits until its slowest producer has sent them
             token = (a.last - a.first + 1) / max(1, tokens[edge])
-            wait = max(0.0, token * (1 - 1 / port.beats) - (port.beats - 1))
+            group = min(getattr(p, "tp", 1), t)
+            wait = max(0.0, token * (group - 1 / port.beats) - (group * port.beats - 1))
             starts.append(a.first + gap + (wait if node.core in WHOLE_TOKEN else 0.0))
             ends.append(a.last + gap)
         start, end, head = max(starts), max(ends), p.head_latency(t)
@@ -189,8 +249,10 @@ def arrivals(graph: Graph, tokens: Mapping[str, int]) -> dict[str, Arrival]:
         elif node.core == "first_token":
             last = first + p.output().beats - 1
         else:
-            # the last token still needs its own steps after it has come
-            last = max(first + p.cycles(t) - 1, end + head + p.cycles(1) - p.inputs()[0].beats)
+            # the last tokens still need their own steps after they have come
+            group = min(getattr(p, "tp", 1), t)
+            end += p.head_latency(group) + p.cycles(group) - group * p.inputs()[0].beats
+            last = max(first + p.cycles(t) - 1, end)
         out[node.name] = Arrival(first, last)
     return out
 
@@ -261,6 +323,141 @@ def size_fifos(graph: Graph, lengths: Lengths | None = None) -> Graph:
     )
 
 
+def minimum_fifos(graph: Graph) -> Graph:
+    """Set the least FIFO depths with which no frame can block the graph; the rate may suffer.
+
+    Where branches of a fork meet again, the node that joins them takes a beat of one branch only
+    when the other has delivered its part, and for that the fork must have passed what the cores
+    of the other branch ask for: a token, ``tp`` tokens, or the frame for a ``barrier()``. All that
+    the first branch makes of it meanwhile must find room in the FIFO in front of the join.
+
+    The bound is exact where the branch that waits comes straight from the fork. What cores and
+    width converters on it could store themselves is not counted.
+    """
+    nodes = []
+    paths = {e: _paths(graph, e) for e in [Graph.INPUT, *(n.name for n in graph.nodes)]}
+    for node in graph.nodes:
+        hold = [0] * len(node.inputs)
+        for root, count in paths.items() if len(hold) > 1 else []:
+            through = [count[n] * paths[n][node.name] for n in paths if n not in (root, node.name)]
+            if count[node.name] < 2 or count[node.name] in through:
+                continue  # the branches do not part here, or meet before this node
+            leaves = [(n.name, i) for n, i in graph.consumers(root)]
+            late = {leaf: _demand(graph, root, leaf, False) for leaf in leaves}
+            early = {leaf: _demand(graph, root, leaf, True) for leaf in leaves}
+            step = graph.port_of(root).lanes
+            for i, wait in ((i, w) for i in range(len(hold)) for w in leaves):
+                for j, go in ((j, g) for j in range(len(hold)) for g in leaves):
+                    if i == j or wait == go:
+                        continue
+                    have = _at_port(graph, node, i, early[wait], wait)
+                    need = _at_port(graph, node, j, late[go], go)
+                    part = _join(node, i, j, len(have), len(need))
+                    if len(have) == 0 or len(part) == 0 or len(need) == 0:
+                        continue
+                    # the fork offers its next beat to all; those that are free take it
+                    passed = need[part - 1] - step
+                    beats = torch.searchsorted(have, passed, right=True)
+                    hold[i] = max(hold[i], int((beats - torch.arange(len(have))).max()))
+        # a FIFO holds one beat more in its output register
+        depths = tuple(max(1, h - 1) if h > 0 else 0 for h in hold)
+        nodes.append(replace(node, depths=depths))
+    return Graph(
+        graph.name, graph.input, graph.input_tokens, graph.input_exponent, nodes, graph.meta
+    )
+
+
+def _paths(graph: Graph, start: str) -> dict[str, int]:
+    """Number of paths from an edge to every edge."""
+    out = {Graph.INPUT: 0, **{n.name: 0 for n in graph.nodes}, start: 1}
+    for node in graph.nodes:
+        if node.name != start:
+            out[node.name] = sum(out[e] for e in node.inputs)
+    return out
+
+
+#: cores whose output beat needs the same beat of their input and no more
+BEATWISE = ("first_token", "lookup_table", "pos_embed", "residual_add")
+
+
+def _demand(graph: Graph, root: str, leave: tuple[str, int], least: bool) -> dict[str, Tensor]:
+    """How much of the longest frame on edge ``root`` stands behind every beat of other edges.
+
+    Args:
+        leave: (node, input index), the consumer of ``root`` by which the paths leave.
+        least: assume the cores that hold data back only sometimes, do not.
+
+    Returns by edge name int64 ``[beats]``: channels of ``root``, counted from the start of the
+    frame, without which the beat cannot leave; edges that are not reached are missing.
+    """
+    out: dict[str, Tensor] = {}
+    name, index = leave
+    for node in graph.nodes:
+        port, p = node.params.output(), node.params
+        tokens = graph.max_tokens(node.name)
+        sent = torch.arange(1, tokens * port.beats + 1) * port.lanes  # channels after each beat
+        found = []
+        for i, edge in enumerate(node.inputs):
+            entry = node.name == name and i == index
+            if not entry and edge not in out:
+                continue
+            need = _needed(node, i, sent, graph.max_tokens(edge), least)
+            beats = need // p.inputs()[i].lanes
+            behind = _at_port(graph, node, i, out, leave)
+            found.append(torch.where(beats > 0, behind[(beats - 1).clamp(min=0)], 0))
+        if found:
+            out[node.name] = torch.stack(found).amax(0)
+    return out
+
+
+def _at_port(
+    graph: Graph, node: Node, i: int, demand: Mapping[str, Tensor], leave: tuple[str, int]
+) -> Tensor:
+    """``_demand`` of every beat at input ``i`` of ``node``, behind the width converter; int64
+    ``[beats]``, empty if no path leads there."""
+    edge, port = node.inputs[i], node.params.inputs()[i]
+    source = graph.port_of(edge)
+    taken = torch.arange(1, graph.max_tokens(edge) * port.beats + 1) * port.lanes
+    taken = -(-taken // lcm(source.lanes, port.lanes)) * lcm(source.lanes, port.lanes)
+    if (node.name, i) == leave:
+        return taken
+    return demand[edge][taken // source.lanes - 1] if edge in demand else taken[:0]
+
+
+def _needed(node: Node, i: int, sent: Tensor, tokens: int, least: bool) -> Tensor:
+    """Channels of input ``i``, whole beats, without which ``sent`` channels (int64) cannot leave.
+
+    ``tokens`` is the length of the input frame.
+    """
+    p, port = node.params, node.params.inputs()[i]
+    if node.core in BEATWISE:
+        # pos_embed makes its first token itself
+        offset = p.output().channels if node.core == "pos_embed" else 0
+        need = (sent - offset).clamp(min=0)
+        return -(-need // port.lanes) * port.lanes
+    token = -(-sent // p.output().channels)
+    if p.barrier() and (i > 0 or len(p.inputs()) == 1):
+        token = torch.full_like(token, tokens)
+    elif p.barrier() and least:  # a part of the query may do
+        return -(-sent * port.channels // p.output().channels // port.lanes) * port.lanes
+    elif node.core == "token_select" and not least:  # all before it may have been dropped
+        token = torch.full_like(token, tokens)
+    group = getattr(p, "tp", 1)
+    return (-(-token // group) * group).clamp(max=tokens) * port.channels
+
+
+def _join(node: Node, i: int, j: int, beats: int, others: int) -> Tensor:
+    """Beats of input ``j`` that must have come before each of the ``beats`` of input ``i`` can be
+    taken; int64 ``[beats]``, empty if input ``i`` never waits. ``others``: beats of ``j``."""
+    here, there = node.params.inputs()[i], node.params.inputs()[j]
+    at = torch.arange(beats)
+    if node.params.barrier():  # the first input waits for frames of the others
+        return torch.full_like(at, others) if i == 0 else at[:0]
+    if here.beats == there.beats:
+        return at + 1
+    return (at // here.beats + 1) * there.beats
+
+
 def fifo_resources(port: Port, depth: int) -> Resources:
     """One stream FIFO: LUT RAM up to 128 words, block RAM beyond."""
     width = port.lanes * port.itype.bits + 2
@@ -312,5 +509,6 @@ def _excess(used: Resources, budget: Resources) -> str:
 
 def describe(params: CoreParams) -> dict[str, Any]:
     """Folding fields of a node's parameters, for people."""
-    names = [n for n in ("simd", "pe", "heads_par", "mult_dsp") if hasattr(params, n)]
+    fold = ("simd", "pe", "heads_par", "tp", "pack", "mult_dsp", "weight_ram")
+    names = [n for n in fold if hasattr(params, n)]
     return {n: getattr(params, n) for n in names}

@@ -15,6 +15,7 @@ from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.custom_op.general.quant import quant
 from torch import Tensor
 
+from sievit.quant.cores.lookup_table import LookupTableParams
 from sievit.quant.cores.nm_matmul import NmMatmulParams, accumulator_type
 from sievit.quant.cores.residual_add import ResidualAddParams
 from sievit.quant.custom_op import DOMAIN, core_call, read_attributes
@@ -117,6 +118,7 @@ class _Lowering:
         port = Port("s_axis", self.input.channels, 1, self.input.itype)
         meta = {"tensors": self.tensors}  # ONNX tensor of every edge
         out = Graph(self.name, port, self.input.tokens, self.input.exponent, self.nodes, meta)
+        out = fuse_tables(out)
         out.check()
         return out
 
@@ -322,6 +324,45 @@ class _Lowering:
         )
         node = Node(s.name, "residual_add", params, {}, (s.a.name, s.b.name), exponent=exponent)
         return self.emit(node)
+
+
+def fuse_tables(graph: Graph) -> Graph:
+    """The graph with every lookup_table that alone reads an nm_matmul made a part of it.
+
+    The matrix product keeps its name, and gives the table's values and ONNX tensor; the edge
+    between the two and the table's name vanish.
+    """
+    nodes, tensors = list(graph.nodes), dict(graph.meta["tensors"])
+    for table in graph.nodes:
+        source = next((n for n in nodes if n.name in table.inputs), None)
+        if (
+            not isinstance(table.params, LookupTableParams)
+            or source is None
+            or not isinstance(source.params, NmMatmulParams)
+            or source.params.entries
+            or len(graph.consumers(source.name)) > 1
+        ):
+            continue
+        fused = replace(
+            source,
+            params=replace(
+                source.params,
+                mid_type=source.params.out_type,
+                out_type=table.params.out_type,
+                entries=table.params.entries,
+                table_offset=table.params.offset,
+                table_shift=table.params.shift,
+            ),
+            constants={**source.constants, **table.constants},
+            exponent=table.exponent,
+        )
+        tensors[source.name] = tensors.pop(table.name)
+        renamed = {table.name: source.name}
+        nodes = [
+            replace(n, inputs=tuple(renamed.get(e, e) for e in n.inputs))
+            for n in (fused if n.name == table.name else n for n in nodes if n is not source)
+        ]
+    return replace(graph, nodes=nodes, meta={**graph.meta, "tensors": tensors})
 
 
 def _exponent(node: str, scale: float) -> int:

@@ -10,7 +10,6 @@ A core is ``quant/cores/X.py`` with a frozen dataclass ``XParams(CoreParams)`` a
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
@@ -109,7 +108,17 @@ class Resources:
         return Resources(*(a + b for a, b in zip(self.astuple(), other.astuple(), strict=True)))
 
     def astuple(self) -> tuple[float, ...]:
-        return dataclasses.astuple(self)
+        return (self.lut, self.ff, self.dsp, self.bram36, self.uram)
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the blocks of an FPGA can do, as far as a choice of a core depends on it."""
+
+    #: bits of the signed operands of a DSP block
+    dsp_ports: tuple[int, int] = (27, 18)
+    #: a bitstream can fill UltraRAM
+    uram_init: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,6 +179,10 @@ class CoreParams(ABC):
     def foldings(self) -> Iterator[dict[str, int]]:
         """Legal values of the folding fields, cheapest first not required."""
         yield {}
+
+    def suits(self, device: Device) -> bool:
+        """The blocks of the device can do what ``resources`` counts on."""
+        return True
 
     # -- the same names in three languages -------------------------------------------------------
     def flat(self) -> dict[str, int]:

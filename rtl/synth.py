@@ -7,20 +7,15 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from sievit.quant.errors import SievitError
 from sievit.quant.params import Constants, CoreParams, Resources, camel
+from sievit.rtl import netlist
+from sievit.rtl.netlist import Timing
 
 RTL = Path(__file__).resolve().parent
-
-#: yosys cell -> its share of a resource
-LUTS = {f"LUT{i}": 1.0 for i in range(1, 7)} | {
-    "LUT6_2": 1.0, "SRL16E": 1.0, "SRLC32E": 1.0, "RAM32X1D": 2.0, "RAM64X1D": 2.0, "RAM128X1D":
-    4.0, "RAM32M": 4.0, "RAM64M": 4.0, "RAM32M16": 8.0, "RAM64M8": 8.0, "RAM64X8SW": 8.0,
-    "RAM256X1D": 8.0,
-}  # fmt: skip
-REGISTERS = ("FDRE", "FDSE", "FDCE", "FDPE")
 
 # yosys keeps global state and may end the process on an error, so every run is a process of its own
 _SCRIPT = """
@@ -50,7 +45,8 @@ def _yosys(commands: list[str], folder: Path) -> str:
     return log
 
 
-def _read(top: str, parameters: dict[str, int | str]) -> str:
+def read_command(top: str, parameters: dict[str, int | str]) -> str:
+    """The yosys command that elaborates a module of ``rtl/lib`` or ``rtl/cores``."""
     values = " ".join(
         f'-G{k}="{v}"' if isinstance(v, str) else f"-G{k}={v}" for k, v in parameters.items()
     )
@@ -63,15 +59,24 @@ def _read(top: str, parameters: dict[str, int | str]) -> str:
 def parse(top: str) -> None:
     """Elaborate a module of ``rtl/lib`` or ``rtl/cores`` with its default parameters."""
     with tempfile.TemporaryDirectory() as folder:
-        _yosys([_read(top, {}), f"hierarchy -check -top {top}"], Path(folder))
+        _yosys([read_command(top, {}), f"hierarchy -check -top {top}"], Path(folder))
 
 
-def yosys_stat(
+@dataclass(frozen=True)
+class Synthesis:
+    """What one run of open synthesis says about a core."""
+
+    resources: Resources
+    timing: Timing
+
+
+def synthesise(
     stem: str, params: CoreParams, constants: Constants | None = None, family: str = "xcup"
-) -> Resources:
-    """Resources of one core after ``synth_xilinx``.
+) -> Synthesis:
+    """Resources and longest paths of one core after ``synth_xilinx``.
 
-    Without ``constants`` the memories keep their size and unknown contents.
+    ``family``: as in ``synth_xilinx -family``. Without ``constants`` the memories keep their size
+    and unknown contents. Raises SynthesisError if yosys refuses the core.
     """
     parameters: dict[str, int | str] = dict(params.sv_parameters())
     with tempfile.TemporaryDirectory() as name:
@@ -79,20 +84,25 @@ def yosys_stat(
         for key, memory in params.memories(constants).items() if constants else ():
             (folder / f"{key}.hex").write_text(memory.hex())
             parameters[f"{camel(key)}File"] = f"{key}.hex"
-        no_dsp = "" if params.resources().dsp else "-nodsp "  # yosys ignores use_dsp = "no"
-        synth = f"synth_xilinx -family {family} -noiopad -noclkbuf -flatten {no_dsp}-top {stem}"
-        stat = "tee -q -o stat.json stat -json"
-        _yosys([_read(stem, parameters), synth, stat], folder)
-        report = json.loads((folder / "stat.json").read_text())
-    cells = report["design"]["num_cells_by_type"]
+        predicted = params.resources()
+        # yosys ignores use_dsp = "no", and makes no URAM unless told to
+        options = "" if predicted.dsp else "-nodsp "
+        options += "-uram " if predicted.uram else ""
+        synth = f"synth_xilinx -family {family} -noiopad -noclkbuf -flatten {options}-top {stem}"
+        _yosys([read_command(stem, parameters), synth, "write_json netlist.json"], folder)
+        module = json.loads((folder / "netlist.json").read_text())["modules"][stem]
+    return Synthesis(netlist.resources(module), netlist.timing(module))
 
-    def count(*names: str) -> int:
-        return sum(cells.get(n, 0) for n in names)
 
-    return Resources(
-        lut=sum(share * count(n) for n, share in LUTS.items()),
-        ff=count(*REGISTERS),
-        dsp=count("DSP48E2", "DSP48E1"),
-        bram36=count("RAMB36E2", "RAMB36E1") + count("RAMB18E2", "RAMB18E1") / 2,
-        uram=count("URAM288"),
-    )
+def yosys_stat(
+    stem: str, params: CoreParams, constants: Constants | None = None, family: str = "xcup"
+) -> Resources:
+    """The resources of :func:`synthesise`."""
+    return synthesise(stem, params, constants, family).resources
+
+
+def timing(
+    stem: str, params: CoreParams, constants: Constants | None = None, family: str = "xcup"
+) -> Timing:
+    """The longest paths of :func:`synthesise`."""
+    return synthesise(stem, params, constants, family).timing

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cocotb side of every simulation: drives and samples AXI-Stream ports, knows nothing of cores.
 
-The case is read from ``SIEVIT_CASE`` and the result written to ``SIEVIT_RESULT``. Every clock
-cycle has two time steps: in the first the clock falls and the ports are driven, in the second the
-settled design is sampled and the clock rises.
+The cases are read from ``SIEVIT_CASE``; their results are appended to ``SIEVIT_RESULT`` one by one,
+so that a simulator that stops leaves behind how far it came. Every clock cycle has two time steps:
+in the first the clock falls and the ports are driven, in the second the settled design is sampled
+and the clock rises. A generator walks through the steps, resumed by a bare callback of the
+simulator: cocotb's own triggers would cost more than all the rest.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ import pickle
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cocotb
+from cocotb import simulator
 from cocotb.triggers import Timer
 
 CASE, RESULT = "SIEVIT_CASE", "SIEVIT_RESULT"
@@ -27,11 +31,19 @@ STALLS = {
     "idle": ("half", "go"),
     "ready_75": ("go", "most"),
     "ready_25": ("go", "few"),
-    "bursts": ("go", "bursts"),
+    "bursts": ("bursts", "bursts"),
     "both": ("half", "half"),
+    "starve": ("starve", "late"),
 }
 
 RESET_CYCLES = 4
+#: cycles for which ``starve`` withholds one input
+STARVE = 200
+#: steps between looks of the cocotb test at what the callback has done
+POLL = 100_000
+
+#: order of the signals in what ``axis_checker`` says of toggles; tdata follows
+SIGNALS = ("tready", "tvalid", "tuser", "tlast")
 
 #: a beat: (tdata, tlast, tuser)
 Beat = tuple[int, int, int]
@@ -48,7 +60,12 @@ class PortCase:
 
 @dataclass
 class Case:
-    """One simulation. ``watchdog`` is in cycles without a beat on any port."""
+    """One run. ``watchdog`` is in cycles without a beat on any port.
+
+    With ``resets`` the reset falls that often, 1 to ``reset_gap`` cycles apart, whatever the ports
+    do; the inputs go on with the next frame, and after the last frame with the first. After the
+    last reset all ``frames`` are sent once.
+    """
 
     inputs: list[PortCase]
     output: PortCase
@@ -58,11 +75,17 @@ class Case:
     taps: list[PortCase]
     watchdog: int
     max_cycles: int | None
+    resets: int = 0
+    reset_gap: int = 200
 
 
 @dataclass
 class Result:
-    """Beats of the output and of every tap, and the cycles at which frames began and ended."""
+    """Beats of the output and of every tap, and the cycles at which frames began and ended.
+
+    With resets all but ``segments`` tells of the time after the last reset: ``start`` is the frame
+    that was sent first.
+    """
 
     output: list[Beat] = field(default_factory=list)
     in_first: list[int] = field(default_factory=list)
@@ -72,31 +95,37 @@ class Result:
     taps: list[list[Beat]] = field(default_factory=list)
     #: per cycle one byte per tap: a beat was transferred
     fire: bytearray = field(default_factory=bytearray)
+    start: int = 0
+    #: before every reset: (frame sent first, beats that came out)
+    segments: list[tuple[int, list[Beat]]] = field(default_factory=list)
+    #: simulated cycles
+    cycles: int = 0
     error: str = ""
 
 
-def _pattern(kind: str, rng: random.Random) -> Iterator[bool]:
-    """Endless go / stall decisions, one per cycle."""
+def _pattern(kind: str, rng: random.Random, index: int = 0, count: int = 1) -> bytes:
+    """One byte per cycle, 1: go, 0: stall; repeated without end.
+
+    ``starve`` withholds port ``index`` of ``count`` alone, then the next, and then none. ``late``
+    is for the sink alone: ready when a beat waits, and never before.
+    """
     if kind == "go":
-        while True:
-            yield True
+        return b"\1"
+    if kind == "late":
+        return b"\0"
     if kind == "bursts":
-        while True:
-            yield from [True] * 64
-            yield from [False] * 64
-    share = {"half": 0.5, "most": 0.75, "few": 0.25}[kind]
-    while True:
-        yield rng.random() < share
+        return (b"\1" * 64 + b"\0" * 64)[rng.randrange(64) :]
+    if kind == "starve":
+        return b"".join(bytes([i != index]) * STARVE for i in range(count + 1))
+    share = {"half": 128, "most": 192, "few": 64}[kind]
+    return rng.randbytes(1 << 16).translate(bytes(i < share for i in range(256)))
 
 
 def _reader(handle: Any, bits: int) -> Callable[[], int]:
     """Fast read of a signal: no LogicArray."""
     raw = handle._handle
-    if bits == 1:
-        return raw.get_signal_val_long
     if bits < 32:
-        mask = (1 << bits) - 1
-        return lambda: raw.get_signal_val_long() & mask
+        return raw.get_signal_val_long  # type: ignore[no-any-return]
     return lambda: int(raw.get_signal_val_binstr(), 2)
 
 
@@ -104,7 +133,7 @@ def _writer(handle: Any, bits: int) -> Callable[[int], None]:
     """Fast write of a signal, effective at the next evaluation."""
     raw = handle._handle
     if bits < 32:
-        return lambda value: raw.set_signal_val_int(3, value)
+        return partial(raw.set_signal_val_int, 3)
     width = len(handle)
     return lambda value: raw.set_signal_val_binstr(3, f"{value:0{width}b}")
 
@@ -113,18 +142,12 @@ class _Signals:
     """Access functions of one port or tap."""
 
     def __init__(self, dut: Any, port: PortCase, drive: str) -> None:
-        def get(name: str) -> Any:
-            return getattr(dut, f"{port.prefix}_{name}")
-
-        self.prefix = port.prefix
         for name, bits in (
             ("tvalid", 1), ("tready", 1), ("tdata", port.bits), ("tlast", 1), ("tuser", 1),
         ):  # fmt: skip
-            is_ready = name == "tready"
-            if (drive == "source" and not is_ready) or (drive == "sink" and is_ready):
-                setattr(self, name, _writer(get(name), bits))
-            else:
-                setattr(self, name, _reader(get(name), bits))
+            handle = getattr(dut, f"{port.prefix}_{name}")
+            driven = drive == ("sink" if name == "tready" else "source")
+            setattr(self, name, (_writer if driven else _reader)(handle, bits))
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)
@@ -133,141 +156,240 @@ class _Signals:
 class _Source:
     """Sends the beats of one input port."""
 
-    def __init__(self, dut: Any, port: PortCase, go: Iterator[bool]) -> None:
-        self.s = _Signals(dut, port, "source")
-        self.beats, self.go, self.at, self.valid = port.beats, go, 0, False
-        self.s.tvalid(0)
+    def __init__(self, dut: Any, port: PortCase, go: bytes) -> None:
+        self.prefix, self.all, self.go, self.period = port.prefix, port.beats, go, len(go)
+        s = _Signals(dut, port, "source")
+        self.tready, self.tdata, self.tvalid = s.tready, s.tdata, s.tvalid
+        self.tlast, self.tuser = s.tlast, s.tuser
+        #: first beat of every frame, and one past the last
+        self.starts = [0, *(i + 1 for i, beat in enumerate(port.beats) if beat[1])]
+        self.flags = (-1, -1)
+        self.restart(0)
 
-    def drive(self) -> None:
-        if self.valid:
-            return
-        if self.at < len(self.beats) and next(self.go):
-            data, last, user = self.beats[self.at]
-            self.s.tdata(data)
-            self.s.tlast(last)
-            self.s.tuser(user)
-            self.s.tvalid(1)
-            self.valid = True
-        else:
-            self.s.tvalid(0)
+    def restart(self, frame: int) -> None:
+        """Send nothing now, and next all frames beginning with ``frame``."""
+        at = self.starts[frame]
+        self.beats = self.all[at:] + self.all[:at] if at else self.all
+        self.at, self.end, self.valid, self.high = 0, len(self.beats), False, False
+        self.tvalid(0)
 
-    def sample(self) -> Beat | None:
-        if not (self.valid and self.s.tready()):
-            return None
-        self.valid = False
-        self.at += 1
-        return self.beats[self.at - 1]
+    def begun(self) -> int:
+        """Frames of which the design has seen something since the restart."""
+        beats = self.beats[: self.at + self.valid]
+        ends = sum(beat[1] for beat in beats)
+        return ends + bool(beats and not beats[-1][1])
 
 
-async def _simulate(dut: Any, case: Case, out: Result) -> None:
-    step = Timer(1, "step")
+def _steps(dut: Any, case: Case, out: Result) -> Iterator[None]:
+    """Simulate one case; every ``yield`` is a time step."""
     clock, reset = _writer(dut.clk_i, 1), _writer(dut.rst_ni, 1)
     kind_in, kind_out = STALLS[case.stall]
 
     def rng(name: str) -> random.Random:
         return random.Random(f"{case.seed} {case.stall} {name}")
 
-    sources = [_Source(dut, p, _pattern(kind_in, rng(p.prefix))) for p in case.inputs]
-    sink = _Signals(dut, case.output, "sink")
-    sink_go = _pattern(kind_out, rng(case.output.prefix))
-    taps: list[tuple[Any, ...]] = [
-        (i, s.tvalid, s.tready, s.tdata, s.tlast, s.tuser, [])
-        for i, s in enumerate(_Signals(dut, p, "tap") for p in case.taps)
+    count = len(case.inputs)
+    sources = [
+        _Source(dut, p, _pattern(kind_in, rng(p.prefix), i, count))
+        for i, p in enumerate(case.inputs)
     ]
-    out.taps = [t[-1] for t in taps]
+    first_source = sources[0]
+    sink = _Signals(dut, case.output, "sink")
+    sink_valid, sink_data, sink_ready = sink.tvalid, sink.tdata, sink.tready
+    sink_last, sink_user = sink.tlast, sink.tuser
+    sink_go = _pattern(kind_out, rng(case.output.prefix))
+    sink_period, sink_late = len(sink_go), kind_out == "late"
+    taps = [_Tap(i, p.prefix, _Signals(dut, p, "tap")) for i, p in enumerate(case.taps)]
+    out.taps = [tap.beats for tap in taps]
+    chance = rng("reset")
+    resets = case.resets
+    reset_at = chance.randint(1, case.reset_gap) if resets else -1
 
     reset(0)
-    sink.tready(0)
+    sink_ready(0)
+    was_ready = 0
     for cycle in range(RESET_CYCLES + 1):
         clock(0)
         reset(int(cycle == RESET_CYCLES))
-        await step
+        yield
         clock(1)
-        await step
+        yield
 
     cycle = idle = 0
-    silent = -1  # cycles still to watch after the last expected beat
+    silent = -1  # cycles still to watch after the last expected beat, once all has been taken
     in_start = out_start = True
-    held: Beat | None = None
+    held: Beat | None = None  # offered, not yet taken
     n_taps = len(taps)
+    watchdog, max_cycles, frames = case.watchdog, case.max_cycles or 1 << 62, case.frames
+    output = out.output
     while True:
+        if cycle == reset_at:
+            # whatever is under way ends here
+            resets -= 1
+            begun = max(source.begun() for source in sources)
+            out.segments.append((out.start, output))
+            out.start = (out.start + begun) % frames
+            output = out.output = []
+            out.in_first, out.in_last, out.out_first, out.out_last = [], [], [], []
+            in_start = out_start = True
+            held, idle = None, 0
+            for source in sources:
+                source.restart(out.start)
+            low = chance.randint(1, 4)
+            for i in range(low + 1):  # nobody may be valid in the first cycle after
+                clock(0)
+                reset(int(i == low))
+                yield
+                clock(1)
+                cycle += 1
+                yield
+            reset_at = cycle + chance.randint(1, case.reset_gap) if resets else -1
+
         clock(0)
         for source in sources:
-            source.drive()
-        ready = next(sink_go)
-        sink.tready(int(ready))
-        await step
+            if not source.valid:
+                if source.at < source.end and source.go[cycle % source.period]:
+                    data, last, user = source.beats[source.at]
+                    source.tdata(data)
+                    if source.flags != (last, user):
+                        source.flags = (last, user)
+                        source.tlast(last)
+                        source.tuser(user)
+                    source.valid = True
+                    if not source.high:
+                        source.high = True
+                        source.tvalid(1)
+                elif source.high:
+                    source.high = False
+                    source.tvalid(0)
+        ready = int(held is not None) if sink_late else sink_go[cycle % sink_period]
+        if ready != was_ready:
+            sink_ready(ready)
+            was_ready = ready
+        yield
 
         idle += 1
-        for i, source in enumerate(sources):
-            beat = source.sample()
-            if beat is not None:
+        for source in sources:
+            if source.valid and source.tready():
+                source.valid = False
                 idle = 0
-                if i == 0:
+                if source is first_source:
                     if in_start:
                         out.in_first.append(cycle)
-                    in_start = bool(beat[1])
+                    in_start = source.beats[source.at][1] == 1
                     if in_start:
                         out.in_last.append(cycle)
-        if sink.tvalid():
-            beat = (sink.tdata(), sink.tlast(), sink.tuser())
-            if held is not None and beat != held:
-                out.error = f"cycle {cycle}: the output changed from {held} to {beat} while stalled"
-                return
-            held = beat
-            if silent >= 0:
-                out.error = f"cycle {cycle}: a beat {beat} after the last of {case.frames} frames"
-                return
-            if ready:
-                idle, held = 0, None
-                out.output.append(beat)
-                if out_start:
-                    out.out_first.append(cycle)
-                out_start = bool(beat[1])
-                if out_start:
-                    out.out_last.append(cycle)
-                    if len(out.out_last) == case.frames:
-                        silent = 2 * (out.out_first[0] - out.in_first[0]) + 64
+                source.at += 1
+        if sink_valid():
+            if ready or held is None or silent >= 0:
+                beat = (sink_data(), sink_last(), sink_user())
+                if held is not None and beat != held:
+                    out.error = (
+                        f"cycle {cycle}: the output changed from {held} to {beat} while stalled"
+                    )
+                    return
+                held = beat
+                if silent >= 0:
+                    out.error = f"cycle {cycle}: a beat {beat} after the last of {frames} frames"
+                    return
+                if ready:
+                    idle, held = 0, None
+                    output.append(beat)
+                    if out_start:
+                        out.out_first.append(cycle)
+                    out_start = beat[1] == 1
+                    if out_start:
+                        out.out_last.append(cycle)
+                        if not out.in_first:
+                            out.error = f"cycle {cycle}: a frame came out before one went in"
+                            return
+                        if not resets and len(out.out_last) == frames:
+                            silent = 2 * (out.out_first[0] - out.in_first[0]) + 64
         elif held is not None:
             out.error = f"cycle {cycle}: the output withdrew tvalid without tready"
             return
         if n_taps:
             row = bytearray(n_taps)
-            for i, tvalid, tready, tdata, tlast, tuser, beats in taps:
-                if tvalid() and tready():
-                    row[i] = 1
-                    beats.append((tdata(), tlast(), tuser()))
+            for tap in taps:
+                if tap.tvalid():
+                    if tap.tready():
+                        row[tap.index] = 1
+                        beat = (tap.tdata(), tap.tlast(), tap.tuser())
+                        if tap.held is not None:
+                            if tap.held != beat:
+                                out.error = (
+                                    f"cycle {cycle}: edge {tap.prefix} changed from {tap.held} to "
+                                    f"{beat} while stalled"
+                                )
+                                return
+                            tap.held = None
+                        tap.beats.append(beat)
+                    elif tap.held is None:
+                        tap.held = (tap.tdata(), tap.tlast(), tap.tuser())
+                elif tap.held is not None:
+                    out.error = f"cycle {cycle}: edge {tap.prefix} withdrew tvalid without tready"
+                    return
             out.fire += row
         clock(1)
         cycle += 1
-        if silent >= 0:
+        out.cycles = cycle
+        if silent >= 0 and all(s.at == s.end for s in sources):
             silent -= 1
             if silent < 0:
                 break
-        elif idle > case.watchdog or (case.max_cycles and cycle > case.max_cycles):
+        elif (idle > watchdog and not resets) or cycle > max_cycles:
             left = ", ".join(
-                f"{s.s.prefix} has {len(s.beats) - s.at} of {len(s.beats)} beats left"
-                for s in sources
+                f"{s.prefix} has {s.end - s.at} of {s.end} beats left" for s in sources
             )
             out.error = (
                 f"cycle {cycle}: no end in sight, {idle} cycles without a beat; {left}; "
-                f"{len(out.out_last)} of {case.frames} frames came out"
+                f"{len(out.out_last)} of {frames} frames came out"
             )
             return
-        await step
-    for source in sources:
-        if source.at < len(source.beats):
-            out.error = f"{source.s.prefix}: {len(source.beats) - source.at} beats were not taken"
+        yield
+    yield
+
+
+class _Tap:
+    """An edge inside the design that is recorded and whose producer must keep the rules."""
+
+    def __init__(self, index: int, prefix: str, s: _Signals) -> None:
+        self.index, self.prefix = index, prefix
+        self.tvalid, self.tready, self.tdata = s.tvalid, s.tready, s.tdata
+        self.tlast, self.tuser = s.tlast, s.tuser
+        self.beats: list[Beat] = []
+        self.held: Beat | None = None
 
 
 @cocotb.test()
-async def run_case(dut: Any) -> None:
-    """Run the case of this process; the result file is written last and whole."""
-    case: Case = pickle.loads(Path(os.environ[CASE]).read_bytes())
-    out = Result()
-    await _simulate(dut, case, out)
-    path = Path(os.environ[RESULT])
-    part = path.with_suffix(".part")
-    part.write_bytes(pickle.dumps(out))
-    part.rename(path)
-    assert not out.error, out.error
+async def run_cases(dut: Any) -> None:
+    """Run the cases of this process in order, up to the first that fails."""
+    cases: list[Case] = pickle.loads(Path(os.environ[CASE]).read_bytes())
+    with Path(os.environ[RESULT]).open("ab", buffering=0) as results:
+        for case in cases:
+            out = Result()
+            await _run(_steps(dut, case, out))
+            results.write(pickle.dumps(out))
+            assert not out.error, out.error
+
+
+async def _run(steps: Iterator[None]) -> None:
+    """Resume ``steps`` at every time step until it ends; raises what it raises."""
+    ended: list[BaseException | None] = []
+    later, resume = simulator.register_timed_callback, steps.__next__
+
+    def tick() -> None:
+        try:
+            resume()
+        except StopIteration:
+            ended.append(None)
+        except BaseException as error:
+            ended.append(error)
+        else:
+            later(1, tick)
+
+    later(1, tick)
+    while not ended:
+        await Timer(POLL, "step")
+    if ended[0] is not None:
+        raise ended[0]

@@ -28,6 +28,8 @@ from sievit.sim import bench
 
 RTL = Path(__file__).resolve().parent.parent / "rtl"
 LIBRARY = [RTL / "lib", RTL / "cores"]
+#: modules of the benches themselves
+BENCH = Path(__file__).resolve().parent
 WAIVERS = RTL / "lib" / "waivers.vlt"
 PACKAGE = RTL / "lib" / "num_pkg.sv"
 
@@ -40,6 +42,8 @@ VERILATE = [
     "-cc", "--exe", "--vpi", "--prefix", "Vtop", "-Wall", "--assert",
     "--x-assign", "unique", "--x-initial", "unique", "--unroll-count", "4", "-O3",
 ]  # fmt: skip
+# toggles of ports are counted by the checkers; those of all signals would cost more than the rest
+COVERAGE = ["--coverage-line"]
 MAKE = [
     "CFG_CXXFLAGS_PCH_I=-include", "CFG_LDLIBS_THREADS=-pthread", "OPT_FAST=-O2", "OPT_SLOW=-O0",
 ]  # fmt: skip
@@ -53,9 +57,18 @@ class SimulationError(SievitError):
 class RtlResult:
     """What one simulation gave. Cycles count from the end of reset; ``in`` is the first input port.
 
+    After mid-frame resets all but ``segments`` tells of the frames since the last one.
+
     Attributes:
         edges: the frames seen on every tap.
         fire: bool ``[cycles, taps]``: a beat was transferred.
+        start: index of the frame that was sent first.
+        segments: before every reset (frame sent first, beats that came out).
+        beats: the beats of ``output``.
+        cycles: simulated cycles.
+        cover: port -> what its ``axis_checker`` has seen over the whole process: ``beats``,
+            ``stalls``, ``back_to_back``, and ``rose`` and ``fell``, a bit each of
+            ``bench.SIGNALS`` and tdata from the least significant on.
     """
 
     output: Stream
@@ -65,6 +78,11 @@ class RtlResult:
     out_last: list[int]
     edges: dict[str, Stream] = field(default_factory=dict)
     fire: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))
+    start: int = 0
+    segments: list[tuple[int, list[bench.Beat]]] = field(default_factory=list)
+    beats: list[bench.Beat] = field(default_factory=list)
+    cycles: int = 0
+    cover: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def verilator_root() -> Path:
@@ -98,7 +116,7 @@ def _run(command: list[str], what: str, env: dict[str, str], folder: Path | None
 
 
 def _library_arguments() -> list[str]:
-    folders = [argument for folder in LIBRARY for argument in ("-y", str(folder))]
+    folders = [argument for folder in (*LIBRARY, BENCH) for argument in ("-y", str(folder))]
     return [str(WAIVERS), *folders, "+libext+.sv", str(PACKAGE)]
 
 
@@ -129,11 +147,18 @@ def lint(
     )  # fmt: skip
 
 
-def build(top: str, sources: list[Path], parameters: dict[str, int | str], build_dir: Path) -> Path:
+def build(
+    top: str,
+    sources: list[Path],
+    parameters: dict[str, int | str],
+    build_dir: Path,
+    coverage: bool = False,
+) -> Path:
     """Compile ``top``; returns the program, ``build_dir / "obj" / top``.
 
     ``rtl/lib`` and ``rtl/cores`` need not be listed. Nothing is done if the program is newer than
-    all it was made from. A failed build leaves no program.
+    all it was made from. A failed build leaves no program. With ``coverage`` it counts lines
+    and branches; see ``sim/coverage.py``.
     """
     check_tools()
     import cocotb_tools.config as cocotb_config
@@ -142,7 +167,8 @@ def build(top: str, sources: list[Path], parameters: dict[str, int | str], build
     build_dir.mkdir(parents=True, exist_ok=True)
     program, stamp = build_dir / "obj" / top, build_dir / "obj" / "stamp.json"
     own = [s.resolve() for s in sources]
-    recipe = [top, _parameter_arguments(parameters), [str(s) for s in own], VERILATE, MAKE]
+    flags = [*VERILATE, *(COVERAGE if coverage else [])]
+    recipe = [top, _parameter_arguments(parameters), [str(s) for s in own], flags, MAKE]
     if program.exists() and stamp.exists():
         seen = json.loads(stamp.read_text())
         if seen["recipe"] == json.loads(json.dumps(recipe)) and all(
@@ -161,7 +187,7 @@ def build(top: str, sources: list[Path], parameters: dict[str, int | str], build
         libs = cocotb_config.libs_dir
         _verilator(
             [
-                *VERILATE, "-Mdir", str(part), "--top-module", top, "-o", top,
+                *flags, "-Mdir", str(part), "--top-module", top, "-o", top,
                 *_parameter_arguments(parameters),
                 "-LDFLAGS", f"-Wl,-rpath,{libs} -L{libs} -lcocotbvpi_verilator",
                 "-MAKEFLAGS", " ".join(MAKE),
@@ -169,7 +195,7 @@ def build(top: str, sources: list[Path], parameters: dict[str, int | str], build
                 str(ports), *_library_arguments(), *map(str, own),
             ]
         )  # fmt: skip
-        cache = _restore_objects(part)
+        cache = _restore_objects(part, coverage)
         env = {**os.environ, "VERILATOR_ROOT": str(verilator_root())}
         _run(["make", "-j", "2", "-C", str(part), "-f", "Vtop.mk", *MAKE], "make", env, None)
         _save_objects(part, cache)
@@ -198,12 +224,14 @@ def _dependencies(folder: Path) -> set[Path]:
     return {Path(w).resolve() for w in words if w.endswith((".sv", ".vlt"))}
 
 
-def _restore_objects(folder: Path) -> Path:
+def _restore_objects(folder: Path, coverage: bool) -> Path:
     """Put the compiled Verilator run-time, which is the same for every design, in place."""
     compiler = subprocess.run(["g++", "--version"], capture_output=True, text=True).stdout
     root = verilator_root()
     version = (root / "include" / "verilated_config.h").read_text()
-    key = hashlib.sha256(repr((compiler, version, str(root), MAKE)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((compiler, version, str(root), MAKE, coverage)).encode()).hexdigest()[
+        :16
+    ]
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     cache = base / "sievit" / f"verilated-{key}"
     for item in cache.glob("*.o"):
@@ -279,6 +307,21 @@ def from_beats(port: Port, beats: list[bench.Beat], what: str) -> Stream:
 # -- run -----------------------------------------------------------------------------------------
 
 
+@dataclass
+class Run:
+    """One case of a batch: the frames of every input, and how they are sent.
+
+    With ``resets`` the design is reset that often, 1 to ``reset_gap`` cycles apart, before the
+    frames are sent to their end; see ``bench.Case``.
+    """
+
+    inputs: list[Stream]
+    stall: str = "none"
+    seed: int = 0
+    resets: int = 0
+    reset_gap: int = 200
+
+
 def simulate(
     build_dir: Path,
     top: str,
@@ -300,33 +343,101 @@ def simulate(
     Raises SimulationError if the bench does not report one passed test: a wrong count of frames, a
     beat too many, a protocol error, no progress, a crash.
     """
+    ports, streams = [p for p, _ in inputs], [x for _, x in inputs]
+    runs = [Run(streams, stall, seed)]
+    return simulate_batch(build_dir, top, ports, output, runs, taps, max_cycles, watchdog)[0]
+
+
+def simulate_batch(
+    build_dir: Path,
+    top: str,
+    inputs: list[Port],
+    output: Port,
+    runs: list[Run],
+    taps: list[tuple[str, str, Port]] | None = None,
+    max_cycles: int | None = None,
+    watchdog: int = WATCHDOG,
+    initial: int = 2,
+    plusargs: tuple[str, ...] = (),
+) -> list[RtlResult]:
+    """All ``runs`` one after the other in one process, a reset before each; otherwise as
+    ``simulate``.
+
+    Args:
+        initial: what registers and memories hold before the first reset: 0 zeros, 1 ones,
+            2 random bits.
+        plusargs: further arguments of the simulated design.
+    """
     taps = taps or []
-    case = bench.Case(
-        [_port_case(p.name, p, to_beats(p, x)) for p, x in inputs],
-        _port_case(output.name, output),
-        len(inputs[0][1].length),
-        stall,
-        seed,
-        [_port_case(prefix, port) for _, prefix, port in taps],
-        watchdog,
-        max_cycles,
-    )
-    out = _execute(build_dir, top, case)
-    what = f"{top}, stall {stall}, seed {seed}"
-    stream = from_beats(output, out.output, what)
-    edges = {
-        name: from_beats(port, beats, f"{what}, edge {name}")
-        for (name, _, port), beats in zip(taps, out.taps, strict=True)
-    }
-    fire = np.frombuffer(bytes(out.fire), np.uint8).reshape(-1, max(1, len(taps))).astype(bool)
-    return RtlResult(stream, out.in_first, out.in_last, out.out_first, out.out_last, edges, fire)
+    beats: dict[tuple[int, str], list[bench.Beat]] = {}  # equal frames are converted once
+    cases = []
+    for run in runs:
+        sources = []
+        for port, stream in zip(inputs, run.inputs, strict=True):
+            key = (id(stream), port.name)
+            if key not in beats:
+                beats[key] = to_beats(port, stream)
+            sources.append(_port_case(port.name, port, beats[key]))
+        cases.append(
+            bench.Case(
+                sources,
+                _port_case(output.name, output),
+                len(run.inputs[0].length),
+                run.stall,
+                run.seed,
+                [_port_case(prefix, port) for _, prefix, port in taps],
+                watchdog,
+                max_cycles,
+                run.resets,
+                run.reset_gap,
+            )
+        )
+    found, cover = _execute(build_dir, top, cases, initial, plusargs)
+    results = []
+    for case, out in zip(cases, found, strict=True):
+        what = _describe(top, case)
+        stream = from_beats(output, out.output, what)
+        edges = {
+            name: from_beats(port, got, f"{what}, edge {name}")
+            for (name, _, port), got in zip(taps, out.taps, strict=True)
+        }
+        fire = np.frombuffer(bytes(out.fire), np.uint8).reshape(-1, max(1, len(taps))).astype(bool)
+        results.append(
+            RtlResult(
+                stream,
+                out.in_first,
+                out.in_last,
+                out.out_first,
+                out.out_last,
+                edges,
+                fire,
+                out.start,
+                out.segments,
+                out.output,
+                out.cycles,
+                cover,
+            )
+        )
+    return results
+
+
+def _describe(top: str, case: bench.Case) -> str:
+    resets = f", {case.resets} resets" if case.resets else ""
+    return f"{top}, stall {case.stall}, seed {case.seed}{resets}"
 
 
 def _port_case(prefix: str, port: Port, beats: list[bench.Beat] | None = None) -> bench.PortCase:
     return bench.PortCase(prefix, port.lanes * port.itype.bits, beats or [])
 
 
-def _execute(build_dir: Path, top: str, case: bench.Case) -> bench.Result:
+def _execute(
+    build_dir: Path,
+    top: str,
+    cases: list[bench.Case],
+    initial: int = 2,
+    plusargs: tuple[str, ...] = (),
+) -> tuple[list[bench.Result], dict[str, dict[str, int]]]:
+    """Results of the cases, and the counters of every ``axis_checker`` over all of them."""
     import cocotb_tools.config as cocotb_config
     import find_libpython
 
@@ -336,9 +447,10 @@ def _execute(build_dir: Path, top: str, case: bench.Case) -> bench.Result:
     program = (build_dir / "obj" / top).resolve()
     if not program.exists():
         raise ToolError(str(program), "does not exist", "build it first")
+    seed = cases[0].seed
     with tempfile.TemporaryDirectory(prefix="run-", dir=build_dir) as name:
         folder = Path(name).resolve()
-        (folder / "case").write_bytes(pickle.dumps(case))
+        (folder / "case").write_bytes(pickle.dumps(cases))
         env = {
             **os.environ,
             bench.CASE: str(folder / "case"),
@@ -349,24 +461,50 @@ def _execute(build_dir: Path, top: str, case: bench.Case) -> bench.Result:
             "COCOTB_TOPLEVEL": top,
             "COCOTB_TEST_MODULES": "sievit.sim.bench",
             "COCOTB_RESULTS_FILE": str(folder / "results.xml"),
-            "COCOTB_RANDOM_SEED": str(case.seed),
+            "COCOTB_RANDOM_SEED": str(seed),
             "COCOTB_LOG_LEVEL": "WARNING",
             "COCOTB_TRUST_INERTIAL_WRITES": "1",
             "TOPLEVEL_LANG": "verilog",
         }
-        seed = case.seed % 0x7FFFFFFE + 1
-        command = [str(program), "+verilator+rand+reset+2", f"+verilator+seed+{seed}"]
+        command = [
+            str(program), f"+verilator+rand+reset+{initial}",
+            f"+verilator+seed+{seed % 0x7FFFFFFE + 1}", *plusargs,
+        ]  # fmt: skip
         done = subprocess.run(command, env=env, cwd=build_dir, capture_output=True, text=True)
         log = (done.stdout + done.stderr).strip()[-4000:]
-        what = f"{top}, stall {case.stall}, seed {case.seed}"
-        result = None
-        if (folder / "result").exists():
-            result = pickle.loads((folder / "result").read_bytes())
-        if result is not None and result.error:
-            raise SimulationError(f"{what}: {result.error}")
-        if done.returncode or result is None or not _one_pass(folder / "results.xml"):
+        results = _read_results(folder / "result")
+        for case, result in zip(cases, results, strict=False):
+            if result.error:
+                raise SimulationError(f"{_describe(top, case)}: {result.error}")
+        if done.returncode or len(results) < len(cases) or not _one_pass(folder / "results.xml"):
+            # the one that was under way
+            what = _describe(top, cases[min(len(results), len(cases) - 1)])
             raise SimulationError(f"{what}: the simulator ended with {done.returncode}:\n{log}")
-        return result
+        return results, _cover(done.stdout)
+
+
+def _read_results(path: Path) -> list[bench.Result]:
+    """The results in the file, without a last one that is not whole."""
+    results: list[bench.Result] = []
+    if path.exists():
+        with path.open("rb") as file:
+            while True:
+                try:
+                    results.append(pickle.load(file))
+                except (EOFError, pickle.UnpicklingError):
+                    break
+    return results
+
+
+def _cover(log: str) -> dict[str, dict[str, int]]:
+    """What the checkers have seen, ``COVER <port> beats=<hex> ...``: port -> name -> number."""
+    found: dict[str, dict[str, int]] = {}
+    for line in log.splitlines():
+        words = line.split()
+        if words[:1] == ["COVER"]:
+            counts = (word.split("=") for word in words[2:])
+            found[words[1]] = {key: int(value, 16) for key, value in counts}
+    return found
 
 
 def _one_pass(path: Path) -> bool:
@@ -384,11 +522,11 @@ def _one_pass(path: Path) -> bool:
 
 def wrapper(module: str, ports: list[tuple[Port, bool]], parameters: dict[str, int | str]) -> str:
     """Text of ``tb_<module>``: the module with an ``axis_checker`` on every port (port,
-    is_input)."""
+    is_input), and in front of the checker of every output an ``axis_fault``."""
     lines = ["// SPDX-License-Identifier: Apache-2.0", "", f"module tb_{module} ("]
     declarations = ["    input  logic clk_i", "    input  logic rst_ni"]
     connections = ["      .clk_i", "      .rst_ni"]
-    checkers = []
+    wires, checkers = [], []
     for port, is_input in ports:
         bits = port.lanes * port.itype.bits
         to, back = (
@@ -396,22 +534,31 @@ def wrapper(module: str, ports: list[tuple[Port, bool]], parameters: dict[str, i
         )
         signals = [(to, f"[{bits - 1}:0] ", "tdata"), (to, "", "tvalid"), (back, "", "tready")]
         signals += [(to, "", "tlast"), (to, "", "tuser")]
+        inner = port.name if is_input else f"from_{port.name.removesuffix('_axis')}"
         for direction, width, signal in signals:
             declarations.append(f"    {direction} {width}{port.name}_{signal}")
-            connections.append(f"      .{port.name}_{signal}")
+            connections.append(f"      .{port.name}_{signal}({inner}_{signal})")
+            if not is_input:
+                wires.append(f"  logic {width}{inner}_{signal};")
         links = "".join(f"\n      .{s}({port.name}_{s})," for _, _, s in signals).rstrip(",")
         checkers.append(
             f'  axis_checker #(\n      .DataBits({bits}),\n      .Name("{port.name}")\n  ) '
             f"u_check_{port.name} (\n      .clk_i,\n      .rst_ni,{links}\n  );\n"
         )
+        if not is_input:
+            links = "".join(f"\n      .s_axis_{s}({inner}_{s})," for _, _, s in signals)
+            links += "".join(f"\n      .m_axis_{s}({port.name}_{s})," for _, _, s in signals)
+            checkers.append(
+                f"  axis_fault #(\n      .DataBits({bits}),\n"
+                f"      .LaneBits({port.itype.bits})\n  ) "
+                f"u_fault_{port.name} (\n      .clk_i,\n      .rst_ni,{links.rstrip(',')}\n  );\n"
+            )
     values = ",\n".join(
         f'      .{k}("{v}")' if isinstance(v, str) else f"      .{k}({v})"
         for k, v in parameters.items()
     )
-    lines += [",\n".join(declarations), ");", ""]
-    lines += [f"  {module} #(", values, "  ) dut (" if parameters else f"  {module} dut ("]
-    if not parameters:
-        del lines[-3:-1]
+    lines += [",\n".join(declarations), ");", "", *wires, ""]
+    lines += [f"  {module} #(", values, "  ) dut ("] if parameters else [f"  {module} dut ("]
     lines += [",\n".join(connections), "  );", "", *checkers, "endmodule", ""]
     return "\n".join(lines)
 
@@ -428,7 +575,13 @@ def sv_memory_names(memories: dict[str, Memory]) -> dict[str, str]:
     return {f"{camel(key)}File": f"{key}.hex" for key in memories}
 
 
-def build_core(stem: str, params: CoreParams, constants: Constants, build_dir: Path) -> str:
+def build_core(
+    stem: str,
+    params: CoreParams,
+    constants: Constants,
+    build_dir: Path,
+    coverage: bool = False,
+) -> str:
     """Write memories and wrapper of one core into ``build_dir`` and compile; returns the top."""
     memories = params.memories(constants)
     for key, memory in memories.items():
@@ -437,7 +590,7 @@ def build_core(stem: str, params: CoreParams, constants: Constants, build_dir: P
     parameters: dict[str, int | str] = {**params.sv_parameters(), **sv_memory_names(memories)}
     source = build_dir / f"tb_{stem}.sv"
     write_text(source, wrapper(stem, ports, parameters))
-    build(f"tb_{stem}", [source], {}, build_dir)
+    build(f"tb_{stem}", [source], {}, build_dir, coverage)
     return f"tb_{stem}"
 
 
@@ -452,9 +605,38 @@ def run_core(
     max_cycles: int | None = None,
 ) -> RtlResult:
     """Build one core for these parameters and constants and simulate it on ``inputs``."""
-    top = build_core(stem, params, constants, build_dir)
-    pairs = list(zip(params.inputs(), inputs, strict=True))
-    return simulate(build_dir, top, pairs, params.output(), stall, seed, max_cycles=max_cycles)
+    runs = [Run(inputs, stall, seed)]
+    return run_core_batch(stem, params, constants, runs, build_dir, max_cycles=max_cycles)[0]
+
+
+def run_core_batch(
+    stem: str,
+    params: CoreParams,
+    constants: Constants,
+    runs: list[Run],
+    build_dir: Path,
+    max_cycles: int | None = None,
+    initial: int = 2,
+    plusargs: tuple[str, ...] = (),
+    coverage: Path | None = None,
+) -> list[RtlResult]:
+    """Build one core and simulate all ``runs`` in one process; see ``simulate_batch``.
+
+    ``coverage``: build with counters, and leave what they counted in that file.
+    """
+    top = build_core(stem, params, constants, build_dir, coverage is not None)
+    if coverage:
+        plusargs = (*plusargs, f"+verilator+coverage+file+{coverage.resolve()}")
+    watchdog = min(WATCHDOG, 2000 + 64 * sum(predicted(params)))
+    return simulate_batch(
+        build_dir, top, list(params.inputs()), params.output(), runs,
+        max_cycles=max_cycles, watchdog=watchdog, initial=initial, plusargs=plusargs,
+    )  # fmt: skip
+
+
+def predicted(params: CoreParams) -> tuple[int, int]:
+    """Cycles of a longest frame, and its head latency."""
+    return params.cycles(params.max_tokens), params.head_latency(params.max_tokens)
 
 
 # -- a whole graph -------------------------------------------------------------------------------

@@ -21,10 +21,12 @@ from qonnx.core.modelwrapper import ModelWrapper
 from sievit.models import export as exporter
 from sievit.models.qvit import image_input
 from sievit.models.train import logits
+from sievit.quant.cores.lookup_table import LookupTableParams
+from sievit.quant.cores.nm_matmul import NmMatmulParams
 from sievit.quant.custom_op import DOMAIN
 from sievit.quant.execute import execute, first_difference
-from sievit.quant.graph import Graph, UnsupportedError
-from sievit.quant.lower import lower
+from sievit.quant.graph import Graph, Node, UnsupportedError
+from sievit.quant.lower import fuse_tables, lower
 from sievit.quant.params import Stream
 
 
@@ -52,7 +54,6 @@ def test_lowered_graph_has_the_cores_of_the_network(tiny_graph: Graph) -> None:
         "first_token": 1,
         "gated_sum": 2,
         "layernorm": 7,
-        "lookup_table": 14,
         "nm_matmul": 28,
         "pos_embed": 1,
         "residual_add": 4,
@@ -65,6 +66,75 @@ def test_lowered_graph_has_the_cores_of_the_network(tiny_graph: Graph) -> None:
         )
         if sparse:
             assert (node.params.n, node.params.m) == (2, 4), node.name
+    tables = [n.name for n in tiny_graph.nodes if n.core == "nm_matmul" and n.params.entries]
+    assert len(tables) == 14 and "blocks_0_mlp_fc1" in tables
+
+
+# -- tables as a part of the matrix product in front ----------------------------------------------
+def apart(graph: Graph) -> Graph:
+    """The graph with a lookup_table of its own behind every nm_matmul that has a table."""
+    nodes, tensors = [], {}
+    for node in graph.nodes:
+        p = node.params
+        if not isinstance(p, NmMatmulParams) or not p.entries:
+            nodes.append(node)
+            tensors[node.name] = graph.meta["tensors"][node.name]
+            continue
+        plain = replace(p, out_type=p.mid_type, entries=0, table_offset=0, table_shift=0)
+        table = LookupTableParams(
+            max_tokens=p.max_tokens,
+            channels=p.out_channels,
+            simd=1,
+            in_type=p.mid_type,
+            out_type=p.out_type,
+            offset=p.table_offset,
+            shift=p.table_shift,
+            entries=p.entries,
+        )
+        rest = {k: v for k, v in node.constants.items() if k != "table"}
+        name = f"{node.name}_argument"
+        nodes += [
+            replace(node, name=name, params=plain, constants=rest, exponent=0),
+            Node(node.name, "lookup_table", table, {"table": node.constants["table"]}, (name,),
+                 exponent=node.exponent),
+        ]  # fmt: skip
+        tensors |= {name: "", node.name: graph.meta["tensors"][node.name]}
+    out = replace(graph, nodes=nodes, meta={**graph.meta, "tensors": tensors})
+    out.check()
+    return out
+
+
+def test_fused_tables_are_the_tables(tiny: Tiny, tiny_graph: Graph) -> None:
+    """Apart: the same values on every edge that both have; fused again: the same graph but for the
+    names of the products."""
+    long = apart(tiny_graph)
+    x = Stream.full(tiny.patches[:16])
+    short_edges, long_edges = execute(tiny_graph, x), execute(long, x)
+    assert set(short_edges) < set(long_edges) and len(long.nodes) == len(tiny_graph.nodes) + 14
+    assert first_difference(tiny_graph, long_edges, short_edges) is None
+    again = fuse_tables(long)
+    again.check()
+    names = {n.name for n in again.nodes}
+    assert set(again.meta["tensors"]) == names and len(names) == len(tiny_graph.nodes)
+    for one, two in zip(tiny_graph.nodes, again.nodes, strict=True):
+        assert one.params == two.params
+        assert one.exponent == two.exponent
+        assert again.meta["tensors"][two.name] == tiny_graph.meta["tensors"][one.name]
+    assert execute(again, x)[again.output.name] == short_edges[tiny_graph.output.name]
+
+
+def test_a_product_that_others_read_keeps_its_table_outside(tiny_graph: Graph) -> None:
+    long = apart(tiny_graph)
+    name = "blocks_0_mlp_fc1"
+    table = long.node(name)
+    twin = replace(table, name="twin")
+    at = long.nodes.index(table)
+    both = replace(long, nodes=[*long.nodes[:at], twin, *long.nodes[at:]])
+    both.meta["tensors"]["twin"] = ""
+    fused = fuse_tables(both)
+    kept = [n.name for n in fused.nodes if n.core == "lookup_table"]
+    assert kept == ["twin", name]
+    assert fused.node(f"{name}_argument").params.entries == 0
 
 
 # -- determinism and files -----------------------------------------------------------------------

@@ -13,10 +13,12 @@ from conftest import Tiny
 
 from sievit.boards import board as boards
 from sievit.quant import fold
+from sievit.quant.cores.nm_matmul import NmMatmulParams
 from sievit.quant.execute import execute
 from sievit.quant.fold import BudgetError
-from sievit.quant.graph import Graph
-from sievit.quant.params import Resources, Stream
+from sievit.quant.graph import Graph, Node
+from sievit.quant.itype import IntType
+from sievit.quant.params import Device, Resources, Stream, load_core
 
 CLOCK = 300e6
 
@@ -98,8 +100,9 @@ def test_lanes_are_legal_and_ports_fit(tiny_graph: Graph, lengths: dict[str, tor
         assert [n.name for n in design.nodes] == [n.name for n in tiny_graph.nodes]
         for node in design.nodes:
             legal = list(node.params.foldings())
-            mine = {k: v for k, v in fold.describe(node.params).items() if k != "mult_dsp"}
-            assert mine in legal, node.name
+            mine = fold.describe(node.params)
+            assert {k: v for k, v in mine.items() if k in legal[0]} in legal, node.name
+            assert mine.keys() - legal[0].keys() <= {"mult_dsp"}, "every choice comes from foldings"
             ports = (*node.params.inputs(), node.params.output())
             assert all(p.channels % p.lanes == 0 for p in ports)
             assert len(node.depths) == len(node.inputs) and min(node.depths) >= 2
@@ -137,6 +140,71 @@ def test_predictions(tiny_graph: Graph, lengths: dict[str, torch.Tensor]) -> Non
     for node in design.nodes:
         assert all(when[e].first < when[node.name].first for e in node.inputs)
     assert set(when) == set(order)
+
+
+def single(**values: int) -> Graph:
+    """A graph of one nm_matmul whose input comes a beat per cycle."""
+    p = NmMatmulParams(in_channels=16, out_channels=8, max_tokens=9, **values)
+    constants, _ = load_core("nm_matmul").stimuli(torch.Generator().manual_seed(1), p, 2)
+    port = replace(p.inputs()[0], lanes=p.simd)
+    return Graph("one", port, 9, 0, [Node("product", "nm_matmul", p, constants, ("input",))])
+
+
+@pytest.mark.parametrize(("tokens", "groups"), [(1, 1), (3, 1), (4, 2), (8, 3), (9, 3)])
+def test_tokens_side_by_side_are_collected_first(tokens: int, groups: int) -> None:
+    """Three at a time: the first output waits for them, every group takes the steps of one token,
+    and the last token still has to be computed when it has come."""
+    count = {Graph.INPUT: tokens, "product": tokens}
+    one, three = (single(simd=4, pe=1, tp=t) for t in (1, 3))
+    steps, beats = 8 * 4, 4
+    a, b = (fold.arrivals(g, count)["product"] for g in (one, three))
+    stages = three.nodes[0].params.head_latency(1) - one.nodes[0].params.head_latency(1)
+    assert b.first - a.first == (min(3, tokens) - 1) * beats + stages
+    assert three.nodes[0].params.cycles(tokens) == groups * steps
+    assert b.last >= b.first + groups * steps - 1 and a.last >= a.first + tokens * steps - 1
+    assert b.last - b.first < groups * steps + 3 * (beats + 8)
+
+
+def test_slow_tokens_are_waited_for() -> None:
+    """A producer that needs 32 cycles per token delays a core that takes three tokens at once."""
+    first = single(simd=4, pe=1).nodes[0]
+    p = replace(first.params, in_channels=8, tp=3)
+    constants, _ = load_core("nm_matmul").stimuli(torch.Generator().manual_seed(1), p, 2)
+    graph = replace(single(simd=4, pe=1), nodes=[
+        first, Node("next", "nm_matmul", p, constants, ("product",)),
+    ])  # fmt: skip
+    when = fold.arrivals(graph, {Graph.INPUT: 9, "product": 9, "next": 9})
+    assert when["next"].first >= when["product"].first + 3 * 32 - 1
+
+
+def test_only_what_the_device_can_do() -> None:
+    """Shared multipliers by the operands of the DSP block, UltraRAM where a bitstream fills it."""
+    p = NmMatmulParams(in_channels=768, out_channels=192, in_type=IntType(6, True), max_tokens=9)
+    node, tokens = Node("n", "nm_matmul", p, {}, ("input",)), torch.tensor([9])
+
+    def found(device: Device) -> tuple[set[int], set[int]]:
+        changes = [c.changes for c in fold.choices(node, tokens, device)]
+        return {c["pack"] for c in changes}, {c["weight_ram"] for c in changes}
+
+    assert found(boards.load("zcu104").device()) == ({1, 2, 3}, {0, 1})  # 3 x 10 bits: 27 x 4
+    assert found(boards.load("pynq_z2").device()) == ({1, 2}, {0, 1})
+    assert found(boards.load("vck190").device()) == ({1, 2, 3}, {0, 1, 2})
+    assert found(Device((18, 18))) == ({1, 2}, {0, 1})
+    assert found(Device((16, 16))) == ({1}, {0, 1})
+
+
+def test_multipliers_are_shared_where_blocks_are_short(
+    tiny_graph: Graph, lengths: dict[str, torch.Tensor]
+) -> None:
+    """With few DSP blocks the products per block rise above one, and the design is faster than
+    with unshared blocks."""
+    few = replace(budget(0.6), dsp=budget(0.1).dsp)
+    design = fold.fold(tiny_graph, few, lengths)
+    shared = [n.name for n in design.nodes if getattr(n.params, "pack", 1) > 1]
+    assert shared and fits(design, few)
+    alone = fold.fold(tiny_graph, few, lengths, device=Device((12, 12)))
+    assert all(getattr(n.params, "pack", 1) == 1 for n in alone.nodes)
+    assert fold.interval(design, lengths)[0] < fold.interval(alone, lengths)[0]
 
 
 def test_without_a_profile_every_frame_is_longest(tiny_graph: Graph) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -14,9 +15,13 @@ import torch
 from torch import Tensor
 
 from sievit.quant.cores.attention import AttentionParams, attention, exp_table
+from sievit.quant.cores.gated_sum import GatedSumParams
 from sievit.quant.cores.layernorm import LayernormParams, layernorm
 from sievit.quant.cores.lookup_table import LookupTableParams, lookup_table
 from sievit.quant.cores.nm_matmul import NmMatmulParams, accumulator_type, nm_matmul
+from sievit.quant.cores.pos_embed import PosEmbedParams
+from sievit.quant.cores.residual_add import ResidualAddParams
+from sievit.quant.cores.token_mean import TokenMeanParams, count_reciprocals
 from sievit.quant.cores.token_select import TokenSelectParams, token_select
 from sievit.quant.itype import IntType
 from sievit.quant.params import CoreParams, Stream, core_names, exact_matmul, load_core
@@ -136,7 +141,8 @@ def twin_nm_matmul(p: NmMatmulParams, c: dict[str, Any], flag: bool, x: Frame) -
         for o in range(p.out_channels):
             first = o // outputs * inputs
             acc = c["bias"][o] + sum(c["weight"][o][i] * row[first + i] for i in range(inputs))
-            line.append(limited(rounded(acc, p.shift, p.half_up), p.out_type))
+            z = limited(rounded(acc, p.shift, p.half_up), p.mid_type if p.entries else p.out_type)
+            line.append(entry(c["table"], z, p.table_offset, p.table_shift) if p.entries else z)
         out.append(line)
     return out, flag
 
@@ -179,10 +185,16 @@ def twin_token_mean(p: Any, c: dict[str, Any], flag: bool, x: Frame) -> Result:
 def twin_token_select(
     p: TokenSelectParams, c: dict[str, Any], flag: bool, x: Frame, score: Frame
 ) -> Result:
+    candidates = range(1, len(x) - int(flag))
+    if p.topk == 0:
+        stay = {t for t in candidates if score[t][0] >= 0}
+    else:
+        stay = set(sorted(candidates, key=lambda t: (-score[t][0], t))[: p.topk])
+    if not (flag and len(x) == 1):
+        stay.add(0)
     kept, part = [], []
     for t, row in enumerate(x):
-        incoming = flag and t == len(x) - 1
-        if not incoming and (t == 0 or score[t][0] >= 0):
+        if t in stay:
             kept.append(row)
         else:
             part.append((row, entry(c["weight"], score[t][0], p.offset, p.shift)))
@@ -214,6 +226,8 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"channels": 8, "n": 3, "m": 8, "max_tokens": 17, "q_type": u(4), "k_type": s(3)},
         {"channels": 8, "v_type": s(5), "out_type": s(4), "prob_shift": -2, "max_tokens": 6},
         {"exp_shift": 2, "exp_offset": 3, "exp_entries": 16, "q_type": s(3), "k_type": s(3)},
+        {"channels": 4, "n": 2, "m": 16, "tp": 3, "max_tokens": 35, "v_type": u(3), "shift": 5},
+        {"channels": 2, "simd": 1, "n": 16, "m": 16, "k_type": u(8), "max_tokens": 33},
     ],
     "first_token": [{"max_tokens": 6}, {"channels": 3, "simd": 1, "in_type": u(5)}],
     "gated_sum": [
@@ -245,6 +259,19 @@ CASES: dict[str, list[dict[str, Any]]] = {
             **{"weight_type": s(17), "in_type": s(16), "bias_type": s(30), "acc_type": s(40)},
             **{"shift": 20},
         },
+        {
+            **{"n": 4, "m": 16, "in_channels": 32, "simd": 32, "weight_type": s(8)},
+            **{"in_type": u(8), "bias_type": s(14), "shift": 9, "tp": 3, "max_tokens": 7},
+        },
+        {
+            **{"entries": 37, "table_offset": 100, "table_shift": 3, "mid_type": s(9)},
+            **{"out_type": u(6), "bias_type": s(12)},
+        },
+        {
+            **{"entries": 64, "table_offset": 32, "mid_type": s(6), "out_type": s(14), "shift": 5},
+            **{"bias_type": s(11), "half_up": 1, "tp": 2, "pack": 2, "mult_dsp": 1},
+            **{"max_tokens": 5},
+        },
     ],
     "pos_embed": [
         {"max_tokens": 6},
@@ -268,6 +295,9 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"x_type": u(6), "score_type": s(6), "offset": 32, "shift": 0, "entries": 64},
         {"score_type": s(10), "offset": 512, "shift": 7, "entries": 8, "index_bits": 3},
         {"channels": 2, "score_type": s(4), "offset": 8, "shift": 1, "entries": 8, "max_tokens": 4},
+        {"topk": 4, "max_tokens": 9},
+        {"topk": 3, "score_type": s(2), "offset": 2, "shift": 0, "entries": 4, "max_tokens": 17},
+        {"topk": 1, "x_type": u(5), "score_type": s(8), "offset": 128, "shift": 1, "max_tokens": 6},
     ],
 }
 SETS = [
@@ -429,7 +459,62 @@ def test_lookup_table_every_input(
     assert y == [entry(values, v, offset, shift) for v in range(in_type.min, in_type.max + 1)]
 
 
-def test_matmul_every_requantisation() -> None:
+def test_residual_add_every_pair() -> None:
+    """All pairs of two 4-bit values under shifts to both sides and both roundings."""
+    a, b = (g.reshape(-1, 1, 1) for g in torch.meshgrid(
+        torch.arange(-8, 8), torch.arange(16), indexing="ij"))  # fmt: skip
+    streams = [Stream.full(a), Stream.full(b)]
+    for shift in range(-2, 7):
+        for half_up in (0, 1):
+            for out in (s(4), s(6), u(3)):
+                p = ResidualAddParams(channels=1, simd=1, a_type=s(4), b_type=u(4), out_type=out,
+                                      a_shift=1, b_shift=shift % 3, shift=shift,
+                                      half_up=half_up)  # fmt: skip
+                check("residual_add", p, {}, streams)
+
+
+def test_pos_embed_every_pair() -> None:
+    """Every 8-bit value of a token and of a position: 65,536 sums."""
+    p = PosEmbedParams(channels=256, simd=1, in_type=s(8), pos_type=s(8), out_type=s(8))
+    pos = torch.arange(-128, 128).repeat(2, 1)
+    x = torch.arange(-128, 128).reshape(-1, 1, 1).repeat(1, 1, 256)
+    check("pos_embed", p, {"pos": pos}, [Stream.full(x)])
+
+
+@pytest.mark.parametrize("b_type", [s(4), u(4)], ids=str)
+def test_gated_sum_every_token(b_type: IntType) -> None:
+    """Two channels of 4-bit values: all 65,536 tokens."""
+    p = GatedSumParams(channels=2, simd=1, a_type=s(4), b_type=b_type, max_tokens=256)
+    side = torch.arange(-8, 8), torch.arange(b_type.min, b_type.max + 1)
+    a = torch.cartesian_prod(side[0], side[0])
+    b = torch.cartesian_prod(side[1], side[1])
+    streams = [Stream.full(a[:, None].repeat(1, 256, 1)), Stream.full(b.repeat(256, 1, 1))]
+    check("gated_sum", p, {}, streams)
+
+
+@pytest.mark.parametrize("half_up", [0, 1])
+def test_layernorm_every_row(half_up: int, rng: torch.Generator) -> None:
+    """Three channels of 4-bit values: all 4,096 rows."""
+    p = LayernormParams(channels=3, simd=1, in_type=s(4), out_type=s(4), mean_mult=21845,
+                        index_bits=4, rsqrt_type=u(12), shift=9, half_up=half_up)  # fmt: skip
+    constants, _ = load_core("layernorm").stimuli(rng, p, 1)
+    values = torch.arange(-8, 8)
+    rows = torch.cartesian_prod(values, values, values)
+    check("layernorm", p, constants, [Stream.full(rows[:, None])])
+
+
+@pytest.mark.parametrize("half_up", [0, 1])
+def test_token_mean_every_frame(half_up: int) -> None:
+    """One channel of 2-bit values: all frames of one to six tokens."""
+    p = TokenMeanParams(channels=1, groups=1, simd=1, in_type=s(2), max_tokens=6, shift=5,
+                        recip_type=u(6), half_up=half_up)  # fmt: skip
+    constants = {"recip": count_reciprocals(6, 5)}
+    for tokens in range(1, 7):
+        frames = torch.cartesian_prod(*[torch.arange(-2, 2)] * tokens).reshape(-1, tokens, 1)
+        check("token_mean", p, constants, [Stream.full(frames)])
+
+
+def test_nm_matmul_every_requantisation() -> None:
     """One input, weight 1: every 8-bit accumulator under every shift and both roundings."""
     x = Stream.full(torch.arange(-128, 128).reshape(-1, 1, 1))
     for shift in range(-3, 11):
@@ -441,8 +526,8 @@ def test_matmul_every_requantisation() -> None:
                 check("nm_matmul", p, constants, [x])
 
 
-@pytest.mark.parametrize(("n", "m"), [(1, 2), (1, 4), (2, 4), (3, 4)])
-def test_matmul_every_index_pattern(n: int, m: int) -> None:
+@pytest.mark.parametrize(("n", "m"), [(1, 2), (1, 4), (2, 4), (3, 4), (3, 8), (7, 8)])
+def test_nm_matmul_every_index_pattern(n: int, m: int) -> None:
     """Groups with 0..n nonzeros in every slot keep their weights through compression."""
     patterns = [i for i in range(1 << m) if i.bit_count() <= n]
     weight = torch.tensor([[(w + 2) * (i >> w & 1) for w in range(m)] for i in patterns])
@@ -459,6 +544,75 @@ def test_matmul_every_index_pattern(n: int, m: int) -> None:
             nm_matmul(p, constants, Stream.full(torch.eye(m).long()[:, None]))
 
 
+def test_nm_matmul_table_is_the_lookup_table(rng: torch.Generator) -> None:
+    """With a table the core equals itself without one, followed by a lookup_table; every 9-bit
+    sum under tables that clamp on no, on one and on both sides."""
+    x = Stream.full(torch.arange(-256, 256).reshape(-1, 1, 1))
+    weight = {"weight": torch.ones(1, 1).long(), "bias": torch.zeros(1).long()}
+    for mid in (s(8), u(6), s(4)):
+        for offset, shift, entries in ((128, 0, 256), (0, 0, 256), (-20, 1, 9), (40, 3, 5)):
+            plain = NmMatmulParams(in_channels=1, out_channels=1, n=1, m=1, simd=1, pe=1,
+                                   in_type=s(9), out_type=mid, shift=1)  # fmt: skip
+            fused = dataclasses.replace(
+                plain, mid_type=mid, out_type=s(12), entries=entries, table_offset=offset,
+                table_shift=shift,
+            )  # fmt: skip
+            table = LookupTableParams(channels=1, simd=1, in_type=mid, out_type=s(12),
+                                      offset=offset, shift=shift, entries=entries)  # fmt: skip
+            values = {"table": torch.randint(-2048, 2048, (entries,), generator=rng)}
+            y = check("nm_matmul", fused, {**weight, **values}, [x])
+            assert y == lookup_table(table, values, nm_matmul(plain, weight, x))
+
+
+def test_nm_matmul_folding_does_not_change_a_value(rng: torch.Generator) -> None:
+    p = NmMatmulParams(in_channels=16, out_channels=8, max_tokens=7, bias_type=s(10))
+    constants, (x,) = load_core("nm_matmul").stimuli(rng, p, FRAMES)
+    want = check("nm_matmul", p, constants, [x])
+    for changes in p.foldings():
+        assert nm_matmul(dataclasses.replace(p, **changes), constants, x) == want
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"tp": 3, "pack": 2, "mult_dsp": 1}, "pack 2 must divide tp 3"),
+        ({"tp": 2, "pack": 2}, "multipliers in LUTs are not shared"),
+        ({"tp": 5, "pack": 5, "mult_dsp": 1}, "5 products per multiplier: 1 to 4 are"),
+        ({"tp": 3, "pack": 3, "mult_dsp": 1}, "pack 3 of int8 x int4 suits no DSP block"),
+        ({"mult_dsp": 1, "in_type": s(4)}, "suits no DSP block"),  # 8 bits: it would stay in LUTs
+        ({"mult_dsp": 1, "in_type": s(28)}, "suits no DSP block"),
+        ({"entries": 1}, "a table has at least 2 entries"),
+        ({"weight_ram": 3}, "weight_ram is 0, 1 or 2"),
+        ({"n": 4}, "dense is n = m = 1"),
+    ],
+)
+def test_nm_matmul_refuses(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        NmMatmulParams(**changes)
+
+
+@pytest.mark.parametrize("x", [s(4), u(4), s(5), u(3)])
+@pytest.mark.parametrize("w", [s(4), u(3), s(2)])
+@pytest.mark.parametrize("pack", [2, 3, 4])
+def test_nm_matmul_fields_of_a_shared_multiplier(x: IntType, w: IntType, pack: int) -> None:
+    """The fields of (x0 + x1 2^S + ...) w, each plus one where what stands below it is negative,
+    are the products, and the operand has as many bits as fits_dsp assumes."""
+    p = NmMatmulParams(in_type=x, weight_type=w)
+    size = p.product_bits
+    ends = {x.min, x.min + 1, 0, 1, x.max - 1, x.max} if pack > 2 else range(x.min, x.max + 1)
+    bits = (pack - 1) * size + x.bits + 1
+    for values in itertools.product(sorted(ends), repeat=pack):
+        operand = sum(v << i * size for i, v in enumerate(values))
+        assert -(1 << bits - 1) <= operand < 1 << bits - 1
+        for weight in range(w.min, w.max + 1):
+            product = operand * weight
+            for i, v in enumerate(values):
+                field = (product >> i * size) % (1 << size)
+                field += product >> i * size - 1 & 1 if i else 0
+                assert (field - v * weight) % (1 << size) == 0
+                assert -(1 << size - 1) <= v * weight < 1 << size - 1
+
+
 def select_constants(p: TokenSelectParams, weight: int) -> dict[str, Tensor]:
     return {
         "weight": torch.full((p.entries,), weight),
@@ -468,7 +622,7 @@ def select_constants(p: TokenSelectParams, weight: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("flag", [False, True])
 @pytest.mark.parametrize("weight", [0, 1, 255])
-def test_select_every_decision(weight: int, flag: bool, rng: torch.Generator) -> None:
+def test_token_select_every_decision(weight: int, flag: bool, rng: torch.Generator) -> None:
     """All 2^5 score signs of five tokens; a denominator of 0 among them."""
     p = TokenSelectParams(max_tokens=5)
     sign = torch.cartesian_prod(*[torch.tensor([-1, 0])] * 5)[..., None]
@@ -486,14 +640,14 @@ def test_select_every_decision(weight: int, flag: bool, rng: torch.Generator) ->
         assert bool(y.package[i]) == (dropped > 0)
 
 
-def test_select_class_token_alone() -> None:
+def test_token_select_class_token_alone() -> None:
     p = TokenSelectParams(max_tokens=1)
     x, score = stream([[[1, 2, 3, 4]]]), stream([[[p.score_type.min]]])
     y = token_select(p, select_constants(p, 9), x, score)
     assert results(y) == [([[1, 2, 3, 4]], False)]
 
 
-def test_select_gather_is_a_matrix_product(rng: torch.Generator) -> None:
+def test_token_select_gather_is_a_matrix_product(rng: torch.Generator) -> None:
     """The kept tokens are R @ x with a 0/1 selection matrix R of orthonormal rows in raster order.
 
     With one participant of weight 1 the package is that token, up to the reciprocal's table.

@@ -54,6 +54,11 @@ CASES: dict[str, list[dict[str, object]]] = {
             **{"q_type": u(4), "k_type": s(4), "v_type": s(5), "out_type": s(6)},
             **{"prob_shift": -2, "exp_shift": 2, "exp_offset": 2},
         },
+        {"tp": 2, "max_tokens": 9},
+        {
+            **{"channels": 12, "heads": 2, "simd": 3, "heads_par": 2, "tp": 3, "n": 2, "m": 16},
+            **{"max_tokens": 20, "v_type": u(3), "out_type": u(7), "half_up": 1, "kv_ram": 1},
+        },
     ],
     "first_token": [
         {"max_tokens": 6},
@@ -117,6 +122,25 @@ CASES: dict[str, list[dict[str, object]]] = {
             **{"weight_type": s(17), "in_type": s(16), "bias_type": s(30), "acc_type": s(40)},
             **{"shift": 20, "max_tokens": 7},
         },
+        {"tp": 3, "max_tokens": 8, "in_channels": 16, "groups": 2, "shift": 6},
+        {
+            **{"n": 4, "m": 16, "in_channels": 32, "simd": 32, "pe": 8, "tp": 2, "max_tokens": 5},
+            **{"entries": 37, "table_offset": 100, "table_shift": 3, "mid_type": s(9)},
+            **{"out_type": u(6), "weight_ram": 1},
+        },
+        {
+            **{"n": 3, "m": 8, "in_channels": 24, "simd": 8, "tp": 6, "pack": 3, "mult_dsp": 1},
+            **{"in_type": s(4), "weight_type": s(4), "bias_type": s(8), "max_tokens": 9},
+            **{"shift": 2, "out_type": s(6)},
+        },
+        {
+            **{"n": 1, "m": 1, "simd": 2, "tp": 4, "pack": 4, "mult_dsp": 1, "in_type": u(3)},
+            **{"weight_type": s(3), "bias_type": s(6), "shift": 1, "max_tokens": 6},
+        },
+        {
+            **{"n": 1, "m": 2, "tp": 2, "pack": 2, "mult_dsp": 1, "weight_type": s(8), "shift": 9},
+            **{"max_tokens": 5, "entries": 16, "table_offset": 128, "table_shift": 4},
+        },
     ],
     "pos_embed": [
         {"max_tokens": 6},
@@ -146,6 +170,12 @@ CASES: dict[str, list[dict[str, object]]] = {
         {"channels": 12, "simd": 1, "max_tokens": 17, "half_up": 1},
         {"channels": 48, "simd": 48, "x_type": u(8)},
         {"channels": 12, "simd": 4, "index_bits": 5, "max_tokens": 5},
+        {"topk": 5, "max_tokens": 17, "search": 2, "mult_dsp": 1},
+        {
+            **{"channels": 2, "simd": 2, "x_type": u(7), "score_type": s(2), "offset": 2},
+            **{"shift": 0, "entries": 4, "topk": 3, "max_tokens": 9},
+        },
+        {"channels": 6, "simd": 1, "score_type": s(9), "topk": 1, "max_tokens": 6},
     ],
 }
 

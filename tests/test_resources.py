@@ -8,10 +8,11 @@ import torch
 
 from sievit.quant.itype import IntType
 from sievit.quant.params import core_names, load_core
+from sievit.rtl.grid import GRID, LUT_SHARE, LUT_SLACK, sources
+from sievit.rtl.netlist import NetlistError, resources, timing
 from sievit.rtl.synth import yosys_stat
 
 SEED = 3
-LUT_SHARE, LUT_SLACK = 0.30, 20
 
 POINTS: dict[str, dict[str, Any]] = {
     "attention": {
@@ -43,4 +44,75 @@ def test_resources(stem: str) -> None:
     assert abs(predicted.lut - measured.lut) <= LUT_SHARE * measured.lut + LUT_SLACK, (
         f"{stem}: predicted {predicted.lut:.0f} LUT, synthesised {measured.lut:.0f}"
     )
-    assert predicted.dsp == measured.dsp
+    exact = (predicted.dsp, predicted.bram36, predicted.uram)
+    assert exact == (measured.dsp, measured.bram36, measured.uram)
+
+
+def test_grid_covers_every_core() -> None:
+    assert sorted(GRID) == core_names()
+    for stem, points in GRID.items():
+        assert points and all(p.stem() == stem for p in points)
+        assert len({repr(p) for p in points}) == len(points), f"{stem}: a point twice"
+
+
+def test_sources_of_a_core_follow_its_instances() -> None:
+    names = {p.stem for p in sources("first_token")}
+    assert names == {"first_token", "skid_buffer"}
+    assert {"layernorm", "skid_buffer", "booth_mult", "num_pkg"} <= {
+        p.stem for p in sources("layernorm")
+    }
+
+
+def cell(kind: str, inputs: dict[str, list[int]], outputs: dict[str, list[int]]) -> dict[str, Any]:
+    directions = dict.fromkeys(inputs, "input") | dict.fromkeys(outputs, "output")
+    return {
+        "type": kind,
+        "parameters": {},
+        "port_directions": directions,
+        "connections": inputs | outputs,
+    }
+
+
+def netlist(cells: dict[str, Any]) -> dict[str, Any]:
+    """Ports clk_i, a, b and y on the nets 2, 3, 4 and 20."""
+    ports = {
+        name: {"direction": "output" if name == "y" else "input", "bits": [bit]}
+        for name, bit in (("clk_i", 2), ("a", 3), ("b", 4), ("y", 20))
+    }
+    names = {
+        name: {"hide_name": 0, "bits": [bit]} for name, bit in (("first_q", 5), ("last_q", 20))
+    }
+    return {"ports": ports, "cells": cells, "netnames": names}
+
+
+def test_timing_of_a_netlist() -> None:
+    """first_q -> two LUTs -> carry block -> LUT -> last_q is longer than b -> LUT -> last_q."""
+    cells = {
+        "start": cell("FDRE", {"C": [2], "D": [3]}, {"Q": [5]}),
+        "l1": cell("LUT1", {"I0": [5]}, {"O": [6]}),
+        "l2": cell("LUT2", {"I0": [6], "I1": [4]}, {"O": [7]}),
+        "sum": cell("CARRY4", {"S": [7, 8, 9, 10], "CI": [11]}, {"O": [12, 13, 14, 15]}),
+        "l3": cell("LUT2", {"I0": [15], "I1": [4]}, {"O": [16]}),
+        "end": cell("FDRE", {"C": [2], "D": [16]}, {"Q": [20]}),
+    }
+    found = timing(netlist(cells))
+    assert found.slowest == found.deepest
+    path = found.slowest
+    assert (path.levels, path.carry, path.start, path.end) == (3, 1, "first_q", "last_q")
+    assert [step.split()[0] for step in path.via] == ["LUT1", "LUT2", "CARRY4", "LUT2"]
+    # clock to out, three LUTs with a net each, the carry block, a net to the last LUT, set-up
+    want = 0.08 + 0.5 + 0.5 + (0.15 + 0.03 + 0.10) + 0.5 + 0.05
+    assert path.ns == pytest.approx(want)
+    size = resources(netlist(cells))
+    assert (size.lut, size.ff) == (3, 2)
+
+
+def test_timing_refuses_a_loop_and_unknown_cells() -> None:
+    loop = {
+        "l1": cell("LUT1", {"I0": [20]}, {"O": [5]}),
+        "l2": cell("LUT1", {"I0": [5]}, {"O": [20]}),
+    }
+    with pytest.raises(NetlistError, match="combinational loop through first_q, last_q"):
+        timing(netlist(loop))
+    with pytest.raises(NetlistError, match="unknown size: MYSTERY"):
+        resources(netlist({"m": cell("MYSTERY", {}, {"Q": [20]})}))

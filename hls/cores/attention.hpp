@@ -15,6 +15,7 @@ struct attention_config {
   static constexpr int m = 4;
   static constexpr int simd = 2;
   static constexpr int heads_par = 1;
+  static constexpr int tp = 1;
   static constexpr int q_bits = 8;
   static constexpr int q_signed = 1;
   static constexpr int k_bits = 8;
@@ -36,11 +37,12 @@ struct attention_config {
   static constexpr int shift = 8;
   static constexpr int half_up = 0;
   static constexpr int mult_dsp = 0;
+  static constexpr int kv_ram = 0;
   static constexpr int index_bits = 6;
 };
 
 /// Sizes and types that follow from an `attention_config`. A wide beat carries `simd` channels of each of the
-/// `heads_par` heads of a block.
+/// `heads_par` heads of a block; `tp` tokens times `heads_par` heads are the rows that are computed side by side.
 template <class Cfg>
 struct attention_shape {
   static constexpr int head_dim = Cfg::channels / Cfg::heads;
@@ -48,9 +50,12 @@ struct attention_shape {
   static constexpr int blocks = Cfg::heads / Cfg::heads_par;
   static constexpr int lanes = Cfg::heads_par * Cfg::simd;   // channels per wide beat
   static constexpr int groups = (Cfg::max_tokens + Cfg::m - 1) / Cfg::m;
-  static constexpr int slots = Cfg::heads_par * Cfg::n;      // survivors of a group
+  static constexpr int beats = blocks * chunks;              // wide beats per token
+  static constexpr int rows = Cfg::tp * Cfg::heads_par;
+  static constexpr int slots = rows * Cfg::n;                // survivors of a group
   static constexpr int score_bits = Cfg::q_bits + Cfg::k_bits + bits_for(head_dim) + 1;
   static constexpr int index_bits = bits_for(Cfg::m - 1);
+  static constexpr int token_bits = bits_for(Cfg::tp);
   static constexpr int sum_bits = Cfg::exp_bits + bits_for(groups * Cfg::n);
   static constexpr int acc_bits = Cfg::prob_bits + Cfg::v_bits + bits_for(groups * Cfg::n) + 1;
   static constexpr int scaled_bits = Cfg::exp_bits + Cfg::recip_bits + 1;
@@ -67,12 +72,22 @@ struct attention_shape {
   typedef ap_uint<index_bits> index_t;
 };
 
-/// Survivors of a group of keys, `heads_par * n` slots; a slot that is not valid is empty.
+/// The same wide beat of `tp` tokens, or results of theirs; of the last ones of a frame some may be absent.
+template <class Cfg, int Bits>
+struct attention_tokens {
+  ap_uint<attention_shape<Cfg>::rows * Cfg::simd * Bits> data;
+  ap_uint<attention_shape<Cfg>::token_bits> tokens;  // that are there
+  ap_uint<1> last;  // tokens of the frame
+  ap_uint<1> user;
+};
+
+/// Survivors of a group of keys, `rows * n` slots; a slot that is not valid is empty.
 template <class Cfg>
 struct attention_scores {
   ap_uint<attention_shape<Cfg>::slots * attention_shape<Cfg>::score_bits> score;
   ap_uint<attention_shape<Cfg>::slots * attention_shape<Cfg>::index_bits> index;
   ap_uint<attention_shape<Cfg>::slots> valid;
+  ap_uint<attention_shape<Cfg>::token_bits> tokens;
   ap_uint<1> end;   // last group of the row
   ap_uint<1> last;  // last group of the frame
   ap_uint<1> user;
@@ -83,6 +98,7 @@ template <class Cfg>
 struct attention_weights {
   ap_uint<attention_shape<Cfg>::slots * Cfg::exp_bits> exp;
   ap_uint<attention_shape<Cfg>::slots * attention_shape<Cfg>::index_bits> index;
+  ap_uint<attention_shape<Cfg>::token_bits> tokens;
   ap_uint<1> end;
   ap_uint<1> last;
   ap_uint<1> user;
@@ -137,6 +153,76 @@ beats:
   }
 }
 
+/// From token after token to `tp` tokens side by side. II 1 per wide beat; one set of tokens leaves while the next comes.
+template <class Cfg>
+void attention_collect(hls::stream<beat<attention_shape<Cfg>::lanes * Cfg::q_bits>>& in,
+                       hls::stream<attention_tokens<Cfg, Cfg::q_bits>>& out) {
+  typedef attention_shape<Cfg> shape;
+  typedef ap_uint<shape::rows * Cfg::simd * Cfg::q_bits> word_t;
+  word_t words[2][shape::beats];
+  int bank = 0, token = 0, at = 0, left = 0, tokens = 0;
+  bool last = false, user = false;
+beats:
+  while (!last || left > 0) {
+#pragma HLS PIPELINE II=1  // a wide beat per cycle
+    if (left > 0) {
+      const bool end = last && left == 1;
+      out.write({words[1 - bank][shape::beats - left], ap_uint<shape::token_bits>(tokens), ap_uint<1>(end),
+                 ap_uint<1>(end && user)});
+      left--;
+    }
+    if (!last) {
+      const beat<shape::lanes * Cfg::q_bits> x = in.read();
+      word_t word = 0;
+      if (token > 0) word = words[bank][at];
+      set_lane(word, token, x.data);
+      words[bank][at] = word;
+      last = x.last;
+      user = x.user;
+      const bool token_end = at == shape::beats - 1;
+      const bool set_end = token_end && (token == Cfg::tp - 1 || last);
+      at = token_end ? 0 : at + 1;
+      if (token_end) token++;
+      if (set_end) {
+        bank = 1 - bank;
+        tokens = token;
+        token = 0;
+        left = shape::beats;
+      }
+    }
+  }
+}
+
+/// Back to token after token. II 1 per wide beat.
+template <class Cfg>
+void attention_release(hls::stream<attention_tokens<Cfg, Cfg::out_bits>>& in,
+                       hls::stream<beat<attention_shape<Cfg>::lanes * Cfg::out_bits>>& out) {
+  typedef attention_shape<Cfg> shape;
+  ap_uint<shape::rows * Cfg::simd * Cfg::out_bits> words[shape::beats];
+  attention_tokens<Cfg, Cfg::out_bits> x = {0, 0, 0, 0};
+  int token = 0, at = 0;
+  bool done = false;
+beats:
+  while (!done) {
+#pragma HLS PIPELINE II=1  // a wide beat per cycle
+    ap_uint<shape::rows * Cfg::simd * Cfg::out_bits> word = 0;
+    if (token == 0) {
+      x = in.read();
+      word = x.data;
+      words[at] = word;
+    } else {
+      word = words[at];
+    }
+    const bool token_end = at == shape::beats - 1;
+    const bool set_end = token_end && token + 1 == x.tokens;
+    done = set_end && x.last;
+    out.write({get_lane<ap_uint<shape::lanes * Cfg::out_bits>>(word, token), ap_uint<1>(done),
+               ap_uint<1>(done && x.user)});
+    at = token_end ? 0 : at + 1;
+    if (token_end) token = set_end ? 0 : token + 1;
+  }
+}
+
 /// Store a frame of wide beats, m tokens beside each other, and tell its length.
 template <class Cfg, int Bits, int Signed>
 void attention_load(
@@ -171,32 +257,34 @@ beats:
 /// Scores of every query with m keys per group, the n largest of each group, and the maximum of the row.
 template <class Cfg>
 void attention_score(
-    hls::stream<beat<Cfg::heads_par * Cfg::simd * Cfg::q_bits>>& queries,
+    hls::stream<attention_tokens<Cfg, Cfg::q_bits>>& queries,
     operand<Cfg::k_bits, Cfg::k_signed> keys[attention_shape<Cfg>::groups][Cfg::m]
                                         [attention_shape<Cfg>::blocks * attention_shape<Cfg>::chunks]
                                         [attention_shape<Cfg>::lanes],
     hls::stream<int>& length, hls::stream<attention_scores<Cfg>>& scores,
-    hls::stream<ap_uint<Cfg::heads_par * attention_shape<Cfg>::score_bits>>& tops) {
+    hls::stream<ap_uint<attention_shape<Cfg>::rows * attention_shape<Cfg>::score_bits>>& tops) {
   typedef attention_shape<Cfg> shape;
   const int tokens = length.read();
   const int groups = (tokens + Cfg::m - 1) / Cfg::m;
-  typename shape::query_t query[shape::chunks][shape::lanes];
+  typename shape::query_t query[shape::chunks][shape::rows * Cfg::simd];
 #pragma HLS ARRAY_RESHAPE variable=query complete dim=2  // a wide beat per read
-  typename shape::sum_t sum[Cfg::heads_par][Cfg::m];
+  typename shape::sum_t sum[shape::rows][Cfg::m];
 #pragma HLS ARRAY_PARTITION variable=sum complete dim=0  // registers
-  typename shape::sum_t top[Cfg::heads_par];
+  typename shape::sum_t top[shape::rows];
 #pragma HLS ARRAY_PARTITION variable=top complete  // registers
+  ap_uint<shape::token_bits> present = 0;
   int block = 0, group = 0, chunk = 0;
   bool last = false, user = false, done = false;
 steps:
   while (!done) {
-#pragma HLS PIPELINE II=1  // m keys of heads_par heads by simd channels per cycle
+#pragma HLS PIPELINE II=1  // m keys for all rows by simd channels per cycle
     if (group == 0) {
-      const beat<shape::lanes * Cfg::q_bits> x = queries.read();
+      const attention_tokens<Cfg, Cfg::q_bits> x = queries.read();
+      present = x.tokens;
       last = x.last;
       user = x.user;
     receive:
-      for (int i = 0; i < shape::lanes; i++) {
+      for (int i = 0; i < shape::rows * Cfg::simd; i++) {
 #pragma HLS UNROLL  // lanes side by side
         query[chunk][i] = get_lane<typename shape::q_t>(x.data, i);
       }
@@ -204,27 +292,28 @@ steps:
     const bool group_end = chunk == shape::chunks - 1;
     const bool row_end = group_end && group == groups - 1;
     done = row_end && last;
-    attention_scores<Cfg> y = {0, 0, 0, ap_uint<1>(row_end), ap_uint<1>(done), ap_uint<1>(done && user)};
-    ap_uint<Cfg::heads_par * shape::score_bits> highest = 0;
-  heads:
-    for (int h = 0; h < Cfg::heads_par; h++) {
-#pragma HLS UNROLL  // heads side by side
+    attention_scores<Cfg> y = {0, 0, 0, present, ap_uint<1>(row_end), ap_uint<1>(done), ap_uint<1>(done && user)};
+    ap_uint<shape::rows * shape::score_bits> highest = 0;
+  rows:
+    for (int r = 0; r < shape::rows; r++) {
+#pragma HLS UNROLL  // rows side by side
+      const int head = r % Cfg::heads_par * Cfg::simd;
     keys:
       for (int j = 0; j < Cfg::m; j++) {
 #pragma HLS UNROLL  // keys side by side
-        typename shape::sum_t total = sum[h][j];
+        typename shape::sum_t total = sum[r][j];
         if (chunk == 0) total = 0;
       channels:
         for (int i = 0; i < Cfg::simd; i++) {
 #pragma HLS UNROLL  // channels side by side
-          const int lane = h * Cfg::simd + i;
-          total += multiply<Cfg::mult_dsp>(query[chunk][lane], keys[group][j][block * shape::chunks + chunk][lane]);
+          total += multiply<Cfg::mult_dsp>(query[chunk][r * Cfg::simd + i],
+                                           keys[group][j][block * shape::chunks + chunk][head + i]);
         }
-        sum[h][j] = total;
+        sum[r][j] = total;
       }
       if (group_end) {
         int slot = 0;
-        typename shape::sum_t best = top[h];
+        typename shape::sum_t best = top[r];
       select:
         for (int j = 0; j < Cfg::m; j++) {
 #pragma HLS UNROLL  // all comparisons at once
@@ -234,19 +323,19 @@ steps:
           for (int o = 0; o < Cfg::m; o++) {
 #pragma HLS UNROLL  // all comparisons at once
             const bool rival = o != j && group * Cfg::m + o < tokens;
-            if (rival && (sum[h][o] > sum[h][j] || (o < j && sum[h][o] == sum[h][j]))) rank++;
+            if (rival && (sum[r][o] > sum[r][j] || (o < j && sum[r][o] == sum[r][j]))) rank++;
           }
           if (exists && rank < Cfg::n) {
-            const int at = h * Cfg::n + slot;
-            set_lane(y.score, at, ap_uint<shape::score_bits>(sum[h][j]));
+            const int at = r * Cfg::n + slot;
+            set_lane(y.score, at, ap_uint<shape::score_bits>(sum[r][j]));
             set_lane(y.index, at, typename shape::index_t(j));
             y.valid[at] = 1;
             slot++;
           }
-          if (exists && ((group == 0 && j == 0) || sum[h][j] > best)) best = sum[h][j];
+          if (exists && ((group == 0 && j == 0) || sum[r][j] > best)) best = sum[r][j];
         }
-        top[h] = best;
-        set_lane(highest, h, ap_uint<shape::score_bits>(best));
+        top[r] = best;
+        set_lane(highest, r, ap_uint<shape::score_bits>(best));
       }
     }
     if (group_end) scores.write(y);
@@ -268,14 +357,14 @@ struct attention_exp_index {
 /// Exponentials of a row's survivors relative to its maximum, and their sum.
 template <class Cfg>
 void attention_exponent(hls::stream<attention_scores<Cfg>>& scores,
-                        hls::stream<ap_uint<Cfg::heads_par * attention_shape<Cfg>::score_bits>>& tops,
+                        hls::stream<ap_uint<attention_shape<Cfg>::rows * attention_shape<Cfg>::score_bits>>& tops,
                         hls::stream<attention_weights<Cfg>>& weights,
-                        hls::stream<ap_uint<Cfg::heads_par * attention_shape<Cfg>::sum_bits>>& sums,
+                        hls::stream<ap_uint<attention_shape<Cfg>::rows * attention_shape<Cfg>::sum_bits>>& sums,
                         const rom<Cfg::exp_bits, Cfg::exp_signed> exp[Cfg::exp_entries]) {
-#pragma HLS BIND_STORAGE variable=exp type=rom_np impl=lutram  // heads_par * n reads per cycle
+#pragma HLS BIND_STORAGE variable=exp type=rom_np impl=lutram  // rows * n reads per cycle
   typedef attention_shape<Cfg> shape;
-  ap_uint<Cfg::heads_par * shape::score_bits> top = 0;
-  ap_uint<shape::sum_bits> sum[Cfg::heads_par];
+  ap_uint<shape::rows * shape::score_bits> top = 0;
+  ap_uint<shape::sum_bits> sum[shape::rows];
 #pragma HLS ARRAY_PARTITION variable=sum complete  // registers
   bool start = true, last = false;
 groups:
@@ -283,26 +372,26 @@ groups:
 #pragma HLS PIPELINE II=1  // a group per cycle
     if (start) top = tops.read();
     const attention_scores<Cfg> x = scores.read();
-    attention_weights<Cfg> y = {0, x.index, x.end, x.last, x.user};
-    ap_uint<Cfg::heads_par * shape::sum_bits> total = 0;
-  heads:
-    for (int h = 0; h < Cfg::heads_par; h++) {
-#pragma HLS UNROLL  // heads side by side
-      ap_uint<shape::sum_bits> part = sum[h];
+    attention_weights<Cfg> y = {0, x.index, x.tokens, x.end, x.last, x.user};
+    ap_uint<shape::rows * shape::sum_bits> total = 0;
+  rows:
+    for (int r = 0; r < shape::rows; r++) {
+#pragma HLS UNROLL  // rows side by side
+      ap_uint<shape::sum_bits> part = sum[r];
       if (start) part = 0;
     slots:
       for (int k = 0; k < Cfg::n; k++) {
 #pragma HLS UNROLL  // survivors side by side
-        const int at = h * Cfg::n + k;
+        const int at = r * Cfg::n + k;
         const ap_int<shape::score_bits + 1> distance =
-            get_lane<typename shape::score_t>(top, h) - get_lane<typename shape::score_t>(x.score, at);
+            get_lane<typename shape::score_t>(top, r) - get_lane<typename shape::score_t>(x.score, at);
         typename shape::exp_t e = 0;
         if (x.valid[at]) e = exp[table_index<attention_exp_index<Cfg>>(distance)];
         set_lane(y.exp, at, e);
         part += e;
       }
-      sum[h] = part;
-      set_lane(total, h, part);
+      sum[r] = part;
+      set_lane(total, r, part);
     }
     weights.write(y);
     if (x.end) sums.write(total);
@@ -315,13 +404,13 @@ groups:
 template <class Cfg>
 void attention_value(
     hls::stream<attention_weights<Cfg>>& weights,
-    hls::stream<ap_uint<Cfg::heads_par * attention_shape<Cfg>::sum_bits>>& sums,
+    hls::stream<ap_uint<attention_shape<Cfg>::rows * attention_shape<Cfg>::sum_bits>>& sums,
     operand<Cfg::v_bits, Cfg::v_signed> values[attention_shape<Cfg>::groups][Cfg::m]
                                           [attention_shape<Cfg>::blocks * attention_shape<Cfg>::chunks]
                                           [attention_shape<Cfg>::lanes],
-    hls::stream<int>& length, hls::stream<beat<Cfg::heads_par * Cfg::simd * Cfg::out_bits>>& m_axis,
+    hls::stream<int>& length, hls::stream<attention_tokens<Cfg, Cfg::out_bits>>& m_axis,
     const rom<Cfg::recip_bits, Cfg::recip_signed> recip[1 << Cfg::index_bits]) {
-#pragma HLS BIND_STORAGE variable=recip type=rom_np impl=lutram  // heads_par reads per cycle
+#pragma HLS BIND_STORAGE variable=recip type=rom_np impl=lutram  // rows reads per cycle
   typedef attention_shape<Cfg> shape;
   typedef num<Cfg::recip_bits, Cfg::recip_signed> recip_t;
   // a negative prob_shift is taken out of the run-time shift
@@ -329,63 +418,64 @@ void attention_value(
   constexpr int most = larger(0, shape::sum_bits + Cfg::prob_shift + up);
 
   length.read();  // the values of the frame are stored
-  typename shape::prob_t prob[Cfg::heads_par][Cfg::n];
+  typename shape::prob_t prob[shape::rows][Cfg::n];
 #pragma HLS ARRAY_PARTITION variable=prob complete dim=0  // registers
-  ap_uint<shape::index_bits> index[Cfg::heads_par][Cfg::n];
+  ap_uint<shape::index_bits> index[shape::rows][Cfg::n];
 #pragma HLS ARRAY_PARTITION variable=index complete dim=0  // registers
-  recip_t factor[Cfg::heads_par];
+  recip_t factor[shape::rows];
 #pragma HLS ARRAY_PARTITION variable=factor complete  // registers
-  int places[Cfg::heads_par];
+  int places[shape::rows];
 #pragma HLS ARRAY_PARTITION variable=places complete  // registers
-  typename shape::acc_t acc[shape::chunks][shape::lanes];
+  typename shape::acc_t acc[shape::chunks][shape::rows * Cfg::simd];
 #pragma HLS ARRAY_RESHAPE variable=acc complete dim=2  // a wide beat per access
-  attention_weights<Cfg> w = {0, 0, 0, 0, 0};
+  attention_weights<Cfg> w = {0, 0, 0, 0, 0, 0};
   int block = 0, group = 0, chunk = 0;
   bool done = false;
 steps:
   while (!done) {
-#pragma HLS PIPELINE II=1  // n survivors of heads_par heads by simd channels per cycle
+#pragma HLS PIPELINE II=1  // n survivors of all rows by simd channels per cycle
     if (chunk == 0) {
       if (group == 0) {
-        const ap_uint<Cfg::heads_par * shape::sum_bits> sum = sums.read();
+        const ap_uint<shape::rows * shape::sum_bits> sum = sums.read();
       reciprocals:
-        for (int h = 0; h < Cfg::heads_par; h++) {
-#pragma HLS UNROLL  // heads side by side
-          const normal r = reciprocal_index<Cfg::index_bits>(get_lane<ap_uint<shape::sum_bits>>(sum, h));
-          factor[h] = recip[r.index];
-          places[h] = r.position + Cfg::prob_shift + up;
+        for (int r = 0; r < shape::rows; r++) {
+#pragma HLS UNROLL  // rows side by side
+          const normal x = reciprocal_index<Cfg::index_bits>(get_lane<ap_uint<shape::sum_bits>>(sum, r));
+          factor[r] = recip[x.index];
+          places[r] = x.position + Cfg::prob_shift + up;
         }
       }
       w = weights.read();
     probabilities:
-      for (int h = 0; h < Cfg::heads_par; h++) {
-#pragma HLS UNROLL  // heads side by side
+      for (int r = 0; r < shape::rows; r++) {
+#pragma HLS UNROLL  // rows side by side
       slots:
         for (int k = 0; k < Cfg::n; k++) {
 #pragma HLS UNROLL  // survivors side by side
-          const int at = h * Cfg::n + k;
-          const ap_int<shape::scaled_bits + up> product = get_lane<typename shape::exp_t>(w.exp, at) * factor[h];
+          const int at = r * Cfg::n + k;
+          const ap_int<shape::scaled_bits + up> product = get_lane<typename shape::exp_t>(w.exp, at) * factor[r];
           const ap_int<shape::scaled_bits + up> scaled = product << up;
-          prob[h][k] = saturate<Cfg::prob_bits, 0>(round_shift<most, Cfg::half_up>(scaled, places[h]));
-          index[h][k] = get_lane<typename shape::index_t>(w.index, at);
+          prob[r][k] = saturate<Cfg::prob_bits, 0>(round_shift<most, Cfg::half_up>(scaled, places[r]));
+          index[r][k] = get_lane<typename shape::index_t>(w.index, at);
         }
       }
     }
-    beat<shape::lanes * Cfg::out_bits> y = {0, w.last, w.user};
-  heads:
-    for (int h = 0; h < Cfg::heads_par; h++) {
-#pragma HLS UNROLL  // heads side by side
+    attention_tokens<Cfg, Cfg::out_bits> y = {0, w.tokens, w.last, w.user};
+  rows:
+    for (int r = 0; r < shape::rows; r++) {
+#pragma HLS UNROLL  // rows side by side
+      const int head = r % Cfg::heads_par * Cfg::simd;
     channels:
       for (int i = 0; i < Cfg::simd; i++) {
 #pragma HLS UNROLL  // channels side by side
-        const int lane = h * Cfg::simd + i;
+        const int lane = r * Cfg::simd + i;
         typename shape::acc_t total = 0;
         if (group > 0) total = acc[chunk][lane];
       survivors:
         for (int k = 0; k < Cfg::n; k++) {
 #pragma HLS UNROLL  // survivors side by side
-          const int key = static_cast<int>(index[h][k]);
-          total += multiply<Cfg::mult_dsp>(prob[h][k], values[group][key][block * shape::chunks + chunk][lane]);
+          const int key = static_cast<int>(index[r][k]);
+          total += multiply<Cfg::mult_dsp>(prob[r][k], values[group][key][block * shape::chunks + chunk][head + i]);
         }
         acc[chunk][lane] = total;
         if (w.end) {
@@ -418,7 +508,7 @@ steps:
 ///
 /// with `index_bits` for recip_bits. Keys and values of a frame are kept in ping-pong buffers, queries wait in a FIFO
 /// while they fill. Then scores, exponentials and values are three processes a row apart from each other;
-/// II 1 per step, `ceil(tokens / m) * (head_dim / simd)` steps per query and block of `heads_par` heads.
+/// II 1 per step, `ceil(tokens / m) * (head_dim / simd)` steps per `tp` queries and block of `heads_par` heads.
 /// \tparam Cfg an `attention_config`
 template <class Cfg>
 void attention(hls::stream<beat<Cfg::simd * Cfg::q_bits>>& s_axis_q,
@@ -430,7 +520,7 @@ void attention(hls::stream<beat<Cfg::simd * Cfg::q_bits>>& s_axis_q,
 #pragma HLS DATAFLOW  // frames and rows overlap; the arrays become ping-pong buffers
   typedef attention_shape<Cfg> shape;
   constexpr int heads = Cfg::heads_par;
-  constexpr int beats = shape::blocks * shape::chunks;
+  constexpr int beats = shape::beats;
   [[maybe_unused]] constexpr int row = 2 * shape::groups + 4;
   [[maybe_unused]] constexpr int frame = Cfg::max_tokens * beats;
   typename shape::key_t keys[shape::groups][Cfg::m][beats][shape::lanes];
@@ -445,6 +535,10 @@ void attention(hls::stream<beat<Cfg::simd * Cfg::q_bits>>& s_axis_q,
 #pragma HLS STREAM variable=wide_k depth=2  // drained without waiting
   hls::stream<beat<heads * Cfg::simd * Cfg::v_bits>> wide_v("wide_v");
 #pragma HLS STREAM variable=wide_v depth=2  // drained without waiting
+  hls::stream<attention_tokens<Cfg, Cfg::q_bits>> queries("queries");
+#pragma HLS STREAM variable=queries depth=2  // drained without waiting
+  hls::stream<attention_tokens<Cfg, Cfg::out_bits>> results("results");
+#pragma HLS STREAM variable=results depth=beats  // tokens are sent while the next ones start
   hls::stream<beat<heads * Cfg::simd * Cfg::out_bits>> wide_y("wide_y");
 #pragma HLS STREAM variable=wide_y depth=beats  // a token is sent while the next one starts
   hls::stream<int> key_tokens("key_tokens");
@@ -453,20 +547,22 @@ void attention(hls::stream<beat<Cfg::simd * Cfg::q_bits>>& s_axis_q,
 #pragma HLS STREAM variable=value_tokens depth=2  // frames in flight
   hls::stream<attention_scores<Cfg>> scores("scores");
 #pragma HLS STREAM variable=scores depth=row  // a row waits for its maximum
-  hls::stream<ap_uint<heads * shape::score_bits>> tops("tops");
+  hls::stream<ap_uint<shape::rows * shape::score_bits>> tops("tops");
 #pragma HLS STREAM variable=tops depth=4  // rows in flight
   hls::stream<attention_weights<Cfg>> weights("weights");
 #pragma HLS STREAM variable=weights depth=row  // a row waits for its sum
-  hls::stream<ap_uint<heads * shape::sum_bits>> sums("sums");
+  hls::stream<ap_uint<shape::rows * shape::sum_bits>> sums("sums");
 #pragma HLS STREAM variable=sums depth=4  // rows in flight
   attention_spread<heads, shape::chunks, Cfg::simd * Cfg::q_bits>(s_axis_q, wide_q);
   attention_spread<heads, shape::chunks, Cfg::simd * Cfg::k_bits>(s_axis_k, wide_k);
   attention_spread<heads, shape::chunks, Cfg::simd * Cfg::v_bits>(s_axis_v, wide_v);
   attention_load<Cfg, Cfg::k_bits, Cfg::k_signed>(wide_k, keys, key_tokens);
   attention_load<Cfg, Cfg::v_bits, Cfg::v_signed>(wide_v, values, value_tokens);
-  attention_score<Cfg>(wide_q, keys, key_tokens, scores, tops);
+  attention_collect<Cfg>(wide_q, queries);
+  attention_score<Cfg>(queries, keys, key_tokens, scores, tops);
   attention_exponent<Cfg>(scores, tops, weights, sums, exp);
-  attention_value<Cfg>(weights, sums, values, value_tokens, wide_y, recip);
+  attention_value<Cfg>(weights, sums, values, value_tokens, results, recip);
+  attention_release<Cfg>(results, wide_y);
   attention_gather<heads, shape::chunks, Cfg::simd * Cfg::out_bits>(wide_y, m_axis);
 }
 

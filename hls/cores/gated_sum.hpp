@@ -17,6 +17,7 @@ struct gated_sum_config {
   static constexpr int b_signed = 0;
   static constexpr int out_bits = 20;
   static constexpr int out_signed = 1;
+  static constexpr int mult_dsp = 0;
 };
 
 /// `y = sum_c a[c] * b[c]`: one exact channel per token.
@@ -43,7 +44,7 @@ beats:
   lanes:
     for (int i = 0; i < Cfg::simd; i++) {
 #pragma HLS UNROLL  // lanes side by side
-      total += get_lane<a_t>(a.data, i) * get_lane<b_t>(b.data, i);
+      total += multiply<Cfg::mult_dsp>(get_lane<a_t>(a.data, i), get_lane<b_t>(b.data, i));
     }
     last = a.last;
     at++;

@@ -27,6 +27,7 @@ struct layernorm_config {
   static constexpr int bias_signed = 1;
   static constexpr int shift = 10;
   static constexpr int half_up = 0;
+  static constexpr int mult_dsp = 0;
 };
 
 /// Widths that follow from a `layernorm_config`.
@@ -72,7 +73,8 @@ beats:
     last = x.last;
     at++;
     if (at == shape::beats) {
-      const ap_int<width> scaled = total * ap_int<signed_bits_for(Cfg::mean_mult)>(Cfg::mean_mult);
+      const ap_int<width> scaled =
+          multiply<Cfg::mult_dsp>(total, ap_int<signed_bits_for(Cfg::mean_mult)>(Cfg::mean_mult));
       means.write(round_shift<Cfg::mean_shift, Cfg::half_up>(scaled));
       at = 0;
     }
@@ -104,7 +106,7 @@ beats:
     for (int i = 0; i < Cfg::simd; i++) {
 #pragma HLS UNROLL  // lanes side by side
       const typename shape::diff_t d = get_lane<typename shape::in_t>(x.data, i) - mean;
-      squares += ap_uint<2 * shape::diff_bits - 1>(d * d);
+      squares += ap_uint<2 * shape::diff_bits - 1>(multiply<Cfg::mult_dsp>(d, d));
       set_lane(y.data, i, d);
     }
     m_axis.write(y);
@@ -145,11 +147,12 @@ beats:
   lanes:
     for (int i = 0; i < simd; i++) {
 #pragma HLS UNROLL  // lanes side by side
-      const ap_int<product_bits> product = get_lane<typename shape::diff_t>(x.data, i) * gain.value;
+      const ap_int<product_bits> product =
+          multiply<Cfg::mult_dsp>(get_lane<typename shape::diff_t>(x.data, i), gain.value);
       const ap_int<shape::norm_bits> z =
           round_shift<most, Cfg::half_up>(product, static_cast<int>(gain.exponent) + Cfg::norm_shift);
       const ap_int<affine_bits> affine =
-          z * num<Cfg::scale_bits, Cfg::scale_signed>(scale[at * simd + i]) +
+          multiply<Cfg::mult_dsp>(z, num<Cfg::scale_bits, Cfg::scale_signed>(scale[at * simd + i])) +
           num<Cfg::bias_bits, Cfg::bias_signed>(bias[at * simd + i]);
       set_lane(y.data, i, saturate<Cfg::out_bits, Cfg::out_signed>(round_shift<Cfg::shift, Cfg::half_up>(affine)));
     }

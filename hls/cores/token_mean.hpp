@@ -18,6 +18,7 @@ struct token_mean_config {
   static constexpr int recip_signed = 0;
   static constexpr int shift = 16;
   static constexpr int half_up = 0;
+  static constexpr int mult_dsp = 0;
 };
 
 /// Length and package flag of a frame.
@@ -66,7 +67,7 @@ means:
   mean_lanes:
     for (int i = 0; i < Cfg::simd; i++) {
 #pragma HLS UNROLL  // lanes side by side
-      const ap_int<sum_bits + Cfg::recip_bits + 1> scaled = total[b][i] * factor;
+      const ap_int<sum_bits + Cfg::recip_bits + 1> scaled = multiply<Cfg::mult_dsp>(total[b][i], factor);
       set_lane(word, i, saturate<Cfg::in_bits, Cfg::in_signed>(round_shift<Cfg::shift, Cfg::half_up>(scaled)));
     }
     mean[b] = word;

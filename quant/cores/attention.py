@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ from sievit.quant.params import (
 )
 from sievit.quant.rounding import reciprocal_index, reciprocal_table, round_shift, saturate
 
+#: keys of a group that have bins of their own
+BIN_KEYS = 16
+
 
 @dataclass(frozen=True)
 class AttentionParams(CoreParams):
@@ -43,9 +47,10 @@ class AttentionParams(CoreParams):
         p[j] = saturate(round_shift(e[j] * recip[i], l + prob_shift), prob_type)
         y[d] = saturate(round_shift(sum_j p[j] v[j, d], shift), out_type)
 
-    Keys that do not survive contribute nothing. ``n = m`` is dense attention, m keys at a time. Per
-    row and head the core takes ``ceil(tokens / m) * (head_dim / simd)`` steps of ``m * simd`` score
-    and ``n * simd`` value multiplications.
+    Keys that do not survive contribute nothing. ``n = m`` is dense attention, m keys at a time.
+    ``tp`` query tokens and ``heads_par`` heads are computed side by side, against the same words of
+    K and V: the core takes ``ceil(tokens / m) * (head_dim / simd)`` steps for them, of ``m * simd``
+    score and ``n * simd`` value multiplications per token and head.
     """
 
     channels: int = 8
@@ -56,6 +61,8 @@ class AttentionParams(CoreParams):
     simd: int = 2
     #: heads computed side by side; divides heads
     heads_par: int = 1
+    #: query tokens computed side by side
+    tp: int = 1
     q_type: IntType = IntType(8, True)
     k_type: IntType = IntType(8, True)
     v_type: IntType = IntType(8, True)
@@ -70,12 +77,17 @@ class AttentionParams(CoreParams):
     out_type: IntType = IntType(8, True)
     shift: int = 8
     half_up: int = 0
+    #: 1: products in DSP blocks, 0: in LUTs
     mult_dsp: int = 0
+    #: memories of k and v: 0: LUT RAM, 1: block RAM, 2: UltraRAM
+    kv_ram: int = 0
 
     def __post_init__(self) -> None:
         self.require(self.channels % self.heads == 0, "heads must divide channels")
         self.require(self.head_dim % self.simd == 0, "simd must divide channels / heads")
         self.require(self.heads % self.heads_par == 0, "heads_par must divide heads")
+        self.require(self.tp >= 1, "tp must be positive")
+        self.require(0 <= self.kv_ram <= 2, "kv_ram must be 0, 1 or 2")
         self.require(1 <= self.n <= self.m, f"{self.n}:{self.m} is not an N:M pattern")
         self.require(0 <= self.exp_offset < 1 << self.exp_shift, "exp_offset must be < 2^exp_shift")
         self.require(not self.exp_type.signed and not self.prob_type.signed, "exp, prob: unsigned")
@@ -85,14 +97,20 @@ class AttentionParams(CoreParams):
         return self.channels // self.heads
 
     @property
-    def score_type(self) -> IntType:
-        """Exact type of the scores."""
+    def score_corners(self) -> tuple[int, int]:
+        """Smallest and largest score."""
         corners = [
-            a * b
+            a * b * self.head_dim
             for a in (self.q_type.min, self.q_type.max)
             for b in (self.k_type.min, self.k_type.max)
         ]
-        return IntType.fitting(min(-1, min(corners) * self.head_dim), max(corners) * self.head_dim)
+        return min(corners), max(corners)
+
+    @property
+    def score_type(self) -> IntType:
+        """Exact type of the scores."""
+        low, high = self.score_corners
+        return IntType.fitting(min(-1, low), high)
 
     def inputs(self) -> tuple[Port, ...]:
         return tuple(
@@ -118,19 +136,38 @@ class AttentionParams(CoreParams):
             "recip": (self.recip_type, constants["recip"]),
         }
 
-    def row_cycles(self, tokens: int) -> int:
-        """Cycles per query token."""
-        chunks = self.head_dim // self.simd
-        groups = -(-tokens // self.m)
-        return max(self.heads // self.heads_par * groups * chunks, self.channels // self.simd)
+    @property
+    def head_groups(self) -> int:
+        """Blocks of ``heads_par`` heads."""
+        return self.heads // self.heads_par
+
+    @property
+    def chunks(self) -> int:
+        """Beats per token and head."""
+        return self.head_dim // self.simd
+
+    @property
+    def softmax_lanes(self) -> int:
+        """Survivors of a row per cycle in the softmax: as few as keep up with the products."""
+        return min(d for d in divisors(self.n) if self.n // d <= self.chunks)
 
     def cycles(self, tokens: int) -> int:
-        return tokens * self.row_cycles(tokens)
+        products = self.head_groups * -(-tokens // self.m) * self.chunks
+        full, rest = divmod(tokens, self.tp)
+        beats = self.channels // self.simd
+        return full * max(products, self.tp * beats) + bool(rest) * max(products, rest * beats)
 
     def head_latency(self, tokens: int) -> int:
         groups = -(-tokens // self.m)
-        row = groups * (self.head_dim // self.simd) + 2 * groups
-        return tokens * (self.channels // self.simd) + row + 23
+        steps = groups * (self.chunks + 2 * (self.n // self.softmax_lanes) + 1)
+        trees = (self.simd - 1).bit_length() + (self.softmax_lanes - 1).bit_length()
+        trees += (self.n - 1).bit_length()
+        select = (self.m - 1).bit_length() if self.n == self.m else 3
+        products = sum(
+            2 if self.mult_dsp else (t.bits + 3) // 2
+            for t in (self.k_type, self.v_type, self.exp_type)
+        )
+        return tokens * (self.channels // self.simd) + steps + trees + select + products + 20
 
     def barrier(self) -> bool:
         return True
@@ -141,48 +178,214 @@ class AttentionParams(CoreParams):
         return tokens * self.channels * (tokens + kept)
 
     def foldings(self) -> Iterator[dict[str, int]]:
+        """Memories as LUT RAM where they are small, as block RAM where they are not small, as
+        UltraRAM where they fill a good part of one."""
+        tps = [tp for tp in (1, 2, 3, 4, 8) if tp <= self.max_tokens]
+        groups = -(-self.max_tokens // self.m)
         for simd in divisors(self.head_dim):
             for heads_par in divisors(self.heads):
-                yield {"simd": simd, "heads_par": heads_par}
+                words = 2 * groups * self.channels // simd // heads_par
+                bits = words * simd * max(self.k_type.bits, self.v_type.bits)
+                rams = [
+                    i
+                    for i, fits in enumerate((words <= 256, bits >= 1024, bits >= 1 << 16))
+                    if fits
+                ]
+                for tp in tps:
+                    for kv_ram in rams:
+                        yield {"simd": simd, "heads_par": heads_par, "tp": tp, "kv_ram": kv_ram}
 
     def resources(self) -> Resources:
-        q, k, v, s = self.q_type.bits, self.k_type.bits, self.v_type.bits, self.score_type.bits
-        e, recip, prob = self.exp_type.bits, self.recip_type.bits, self.prob_type.bits
-        out, simd, n, m = self.out_type.bits, self.simd, self.n, self.m
-        groups = -(-self.max_tokens // m)
-        total = e + (groups * n - 1).bit_length()  # sum of a row's exponentials
-        acc, aligned = prob + v + (groups * n).bit_length(), e + recip + total
-
-        def product(a: int, b: int) -> int:  # open synthesis: 2 LUT per carry-save bit
-            return 2 * max(a, b) * (min(a, b) - 1)
-
-        multiply = simd * m * product(q, k) + simd * n * product(prob, v) + n * product(e, recip)
-        trees = simd * (m * s + (n + 1) * acc + n * v * -(-m // 4) + 3 * out)
-        select = m * (m - 1) // 2 * s + 2 * n * s
-        softmax = n * (5 * s + e * self.exp_entries // 64 + 3 * aligned) + 6 * total
-        # K and V, two frames each; open synthesis: block RAM above 64 LUT of LUT RAM per RAMB18
-        depth = 2 * groups * self.channels // (simd * self.heads_par)
-        lutram, bram18 = 0, 0
-        for bank in (simd * k, simd * v):
-            luts = 8 * min(-(-bank // 14) * -(-depth // 32), -(-bank // 7) * -(-depth // 64))
-            blocks = max(-(-bank // 36), -(-depth * bank // 18432))
-            if luts > 64 * blocks:
-                bram18 += m * blocks
-            else:
-                lutram += m * luts
-        rows = simd * (q + out) + n * (s + e) + s + recip  # bits of the smaller buffers
-        stream = simd * (q + m * (k + v) + n * v + 2 * acc + 3 * out)
-        terms = simd * (m * (q + k) + n * (prob + v))
-        scores = 3 * m * s + n * (3 * s + 5 * e + 2 * recip + 2 * prob) + 80
-        head = trees + select + softmax + lutram + rows * 8 / 14
-        head += 0 if self.mult_dsp else multiply
-        return Resources(
-            lut=self.heads_par * head + 600,
-            ff=self.heads_par * (stream + terms + scores) + 410,
-            # without use_dsp the exponentials' products follow the others
-            dsp=self.heads_par * (simd * (m + n) + n) if self.mult_dsp else 0,
-            bram36=self.heads_par * bram18 / 2,
+        """LUTs are counted as open synthesis maps them: one per bit of an adder and per bit of a
+        stage of a product."""
+        q, k, v, s = self.q_type, self.k_type, self.v_type, self.score_bits
+        exp, recip, prob, out = self.exp_type, self.recip_type, self.prob_type, self.out_type
+        simd, n, m, rows, par = (
+            self.simd,
+            self.n,
+            self.m,
+            self.tp * self.heads_par,
+            self.softmax_lanes,
         )
+        subs, slot = n // par, (m - 1).bit_length() if n < m else 0
+        groups = -(-self.max_tokens // m)
+        total = exp.bits + (groups * n - 1).bit_length()  # of a row's exponentials
+        position = max((total - 1).bit_length(), 1)
+        acc = prob.bits + v.bits + (not v.signed) + (groups * n - 1).bit_length()
+        qk = q.bits + k.bits + (not q.signed and not k.signed)
+        pv = prob.bits + v.bits + (not v.signed)
+        aligned = exp.bits + recip.bits + total - 1
+
+        # products
+        dsp = 0
+        score = [_product(q, k), _tree(simd, qk) + s]
+        value = [_product(prob, v), _tree(n, pv)]
+        scaled = _product(recip, exp)
+        multiples = 2 * simd * q.bits + 2 * n * prob.bits + recip.bits
+        if self.mult_dsp:
+            dsp += simd * m * _is_dsp(q, k) + simd * n * _is_dsp(prob, v)
+            dsp += par * _is_dsp(recip, exp)
+            score[0] = value[0] = scaled = multiples = 0
+        luts = m * (simd * score[0] + score[1]) + simd * (n * value[0] + value[1] + acc)
+        luts += par * scaled + multiples
+        # selection
+        if n < m:
+            luts += 0.74 * s * m * (m - 1) / 2 + m * (n if m < 8 else 1.15 * (m - 1) + n)
+            luts += n * (s + slot) * 0.55 * m + n * simd * v.bits * _multiplexer(m)
+        else:
+            luts += 2.5 * s * (m - 1)
+        luts += 1.68 * s  # maximum of the row
+        # softmax, requantisation
+        luts += par * (
+            (s + 2) * (1 + (subs > 2) * _multiplexer(subs)) + exp.bits * self.exp_entries / 80
+        )
+        luts += (
+            s / 2
+            + 2 * total
+            + 45
+            + _tree(par, exp.bits)
+            + par * (2.1 * aligned + 2 * prob.bits + 15)
+        )
+        luts += simd * (out.bits + 6)
+        # buffers
+        depths = self._depths()
+        for width, depth in (
+            (n * (s + slot), depths["survivors"]),
+            (par * (exp.bits + slot), depths["exp"]),
+            (s, depths["blocks"]),
+            (recip.bits + position, depths["blocks"]),
+            (simd * out.bits, depths["out"]),
+            (simd * q.bits, depths["queries"]),
+            *[(par * prob.bits, depths["prob"])] * subs,
+            *[(par * slot, depths["prob"])] * subs,
+        ):
+            luts += _lut_ram(width, depth)
+        luts *= rows
+        # the output, of one row at a time; control
+        luts += simd * out.bits * (1 + _multiplexer(rows)) + 420
+        # k and v, two frames each
+        words = 2 * groups * self.head_groups * self.chunks
+        bram18 = uram = 0
+        for bits in (simd * k.bits, simd * v.bits):
+            if self.kv_ram == 0:
+                luts += self.heads_par * m * _lut_ram(bits, words)
+            elif self.kv_ram == 1:
+                blocks, banks = _block_ram(bits, words)
+                bram18 += self.heads_par * m * blocks
+                luts += self.heads_par * m * bits * _multiplexer(banks)
+            else:
+                uram += self.heads_par * m * -(-bits // 72) * -(-words // 4096)
+        return Resources(
+            lut=luts, ff=self._registers(), dsp=rows * dsp, bram36=bram18 / 2, uram=uram
+        )
+
+    @property
+    def score_bits(self) -> int:
+        """Bits of a score in the hardware."""
+        unsigned = not self.q_type.signed and not self.k_type.signed
+        return self.q_type.bits + self.k_type.bits + unsigned + (self.head_dim - 1).bit_length()
+
+    def _registers(self) -> float:
+        q, k, v, s = self.q_type, self.k_type, self.v_type, self.score_bits
+        exp, recip, prob, out = self.exp_type, self.recip_type, self.prob_type, self.out_type
+        simd, n, m, par = self.simd, self.n, self.m, self.softmax_lanes
+        slot = (m - 1).bit_length() if n < m else 0
+        groups = -(-self.max_tokens // m)
+        total = exp.bits + (groups * n - 1).bit_length()
+        acc = prob.bits + v.bits + (groups * n - 1).bit_length()
+
+        def product(a: IntType, b: IntType) -> int:
+            digits = -(-b.bits // 2)
+            return a.bits + 2 * b.bits if self.mult_dsp else digits * (a.bits + 2) + b.bits
+
+        def multiples(a: IntType, b: IntType) -> float:
+            return a.bits if self.mult_dsp else 1.6 * (a.bits + 2) * -(-b.bits // 2)
+
+        qk, pv = q.bits + k.bits, prob.bits + v.bits
+        row = simd * (q.bits + multiples(q, k)) + n * multiples(prob, v) + multiples(recip, exp)
+        row += m * (simd * product(q, k) + _tree(simd, qk + 1) + s)
+        row += simd * (n * product(prob, v) + _tree(n, pv + 1) + acc + 2 * out.bits + 3)
+        row += m * s if n == m else 2 * m * s + m * (m - 1) / 2 + n * (m + s + slot)
+        row += n * (s + 2 * slot + 2 * prob.bits + simd * v.bits) + 2 * s + 3 * total + 60
+        row += par * (s + 3 * exp.bits + 3 * slot + recip.bits + total + 3 * prob.bits)
+        data = 0 if self.kv_ram else self.heads_par * m * simd * (k.bits + v.bits)
+        return self.tp * self.heads_par * row + data + 4 * simd * out.bits + 350
+
+    def _stages(self, t: IntType) -> int:
+        """Cycles of a product whose right operand is of this type."""
+        return 2 if self.mult_dsp else (t.bits + 3) // 2
+
+    def _depths(self) -> dict[str, int]:
+        """Entries of the buffers between the stages, as in the RTL."""
+        n, m, chunks = self.n, self.m, self.chunks
+        groups, subs = -(-self.max_tokens // m), n // self.softmax_lanes
+        top = 2 + self._stages(self.k_type) + (self.simd - 1).bit_length()
+        top += (m - 1).bit_length() if n == m else 3
+        recip = 8 + (self.softmax_lanes - 1).bit_length()
+        prob = 4 + self._stages(self.exp_type)
+        out = 5 + self._stages(self.v_type) + (n - 1).bit_length()
+        several = self.head_groups if self.tp > 1 else 1
+        entries = {
+            "survivors": groups + (top + subs) // chunks + 2,
+            "exp": groups * subs + recip + 2,
+            "prob": (groups if subs == 1 else 2 * groups) + prob + 3,
+            "blocks": 5 + -(-(top + recip + prob + 4) // chunks),
+            "out": 2 * chunks * several + out + 4,
+            "queries": 2 * chunks * several,
+        }
+        return {name: 1 << (depth - 1).bit_length() for name, depth in entries.items()}
+
+
+def _product(a: IntType, b: IntType) -> float:
+    """LUTs of a product, two bits of b per stage."""
+    digits = -(-b.bits // 2)
+    return digits * (a.bits + 1.5) + 4 * max(0, digits - 2)
+
+
+def _is_dsp(a: IntType, b: IntType) -> bool:
+    """Open synthesis puts no product of fewer than nine bits into a DSP block."""
+    return a.bits + b.bits >= 9 and min(a.bits, b.bits) > 1
+
+
+def _tree(terms: int, bits: int) -> int:
+    """LUTs of a sum of ``terms`` numbers."""
+    luts = 0
+    while terms > 1:
+        luts += terms // 2 * bits
+        terms, bits = terms - terms // 2, bits + 1
+    return luts
+
+
+def _multiplexer(inputs: int) -> int:
+    """LUTs per bit."""
+    return -(-(inputs - 1) // 3)
+
+
+def _lut_ram(width: int, depth: int) -> int:
+    """LUTs of a memory with a write and a read port: 14 bits of 32 or 7 of 64 words per 8 LUTs."""
+    short, long = -(-depth // 32), -(-depth // 64)
+    a = 8 * short * -(-width // 14) + width * _multiplexer(short)
+    b = 8 * long * -(-width // 7) + width * _multiplexer(long)
+    return min(a, b)
+
+
+def _block_ram(width: int, depth: int) -> tuple[int, int]:
+    """RAMB18s of a memory as open synthesis builds it, and the banks that a read chooses from.
+
+    Banks of consecutive words stand side by side in wide blocks, in whole bytes of nine bits.
+    """
+    choices = []
+    for cost, shapes in (
+        (1, ((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18), (512, 36))),
+        (2, ((32768, 1), (16384, 2), (8192, 4), (4096, 9), (2048, 18), (1024, 36), (512, 72))),
+    ):
+        for words, bits in shapes:
+            banks, unit = -(-depth // words), min(bits, 9)
+            used = (
+                banks * -(-width // unit) * unit if bits >= 9 else banks * bits * -(-width // bits)
+            )
+            choices.append((cost * -(-used // bits), banks))
+    return min(choices)
 
 
 def survivors(score: Tensor, valid: Tensor, n: int, m: int) -> Tensor:
@@ -209,10 +412,7 @@ def attention(p: AttentionParams, constants: Constants, q: Stream, k: Stream, v:
     if not (torch.equal(q.length, k.length) and torch.equal(q.length, v.length)):
         raise ValueError("attention: q, k and v carry frames of different length")
     keep, prob = probabilities(p, constants, q, k)
-    batch, tokens, _ = v.data.shape
-    vh = v.data.reshape(batch, tokens, p.heads, p.head_dim).transpose(1, 2)
-    bound = tokens << (p.prob_type.bits + p.v_type.bits)
-    y = exact_matmul(prob * keep, vh, bound).transpose(1, 2).reshape(batch, tokens, p.channels)
+    y = _values(p, prob * keep, v)
     return q.with_data(saturate(round_shift(y, p.shift, bool(p.half_up)), p.out_type))
 
 
@@ -220,6 +420,24 @@ def probabilities(
     p: AttentionParams, constants: Constants, q: Stream, k: Stream
 ) -> tuple[Tensor, Tensor]:
     """(survives bool, probability int64), both ``[B, H, T, T]``."""
+    rows = _softmax(p, constants, q, k)
+    return rows.keep, rows.prob
+
+
+class _Rows(NamedTuple):
+    """Steps of the softmax, ``[B, H, T, T]``; per row ``[B, H, T, 1]``."""
+
+    score: Tensor
+    keep: Tensor
+    top: Tensor  # per row
+    exp: Tensor
+    recip: Tensor  # per row, index of the reciprocal
+    position: Tensor  # per row
+    scaled: Tensor
+    prob: Tensor
+
+
+def _softmax(p: AttentionParams, constants: Constants, q: Stream, k: Stream) -> _Rows:
     batch, tokens, _ = q.data.shape
     qh = q.data.reshape(batch, tokens, p.heads, p.head_dim).transpose(1, 2)
     kh = k.data.reshape(batch, tokens, p.heads, p.head_dim).permute(0, 2, 3, 1)
@@ -231,7 +449,121 @@ def probabilities(
     index, position = reciprocal_index(e.sum(-1, keepdim=True), p.index_bits)
     scaled = e * constants["recip"][index]
     prob = saturate(round_shift(scaled, position + p.prob_shift, bool(p.half_up)), p.prob_type)
-    return keep, prob
+    return _Rows(score, keep, top, e, index, position, scaled, prob)
+
+
+def _values(p: AttentionParams, prob: Tensor, v: Stream) -> Tensor:
+    """int64 ``[B, T, C]``: the sums of the values, before requantisation."""
+    batch, tokens, _ = v.data.shape
+    vh = v.data.reshape(batch, tokens, p.heads, p.head_dim).transpose(1, 2)
+    bound = tokens << (p.prob_type.bits + p.v_type.bits)
+    return exact_matmul(prob, vh, bound).transpose(1, 2).reshape(batch, tokens, p.channels)
+
+
+def bins(
+    p: AttentionParams, constants: Constants, q: Stream, k: Stream, v: Stream
+) -> dict[str, int]:
+    """How often these frames hit each functional bin; the same bins for all parameters."""
+    rows = _softmax(p, constants, q, k)
+    tokens = q.data.shape[1]
+    exists = k.valid()[:, None, None, :].expand(rows.score.shape)
+    keep = rows.keep & q.valid()[:, None, :, None]
+    real = q.valid()[:, None, :].expand(rows.top.shape[:-1])  # rows that exist
+
+    def row(condition: Tensor) -> int:
+        return int((condition & real).sum())
+
+    survives = keep.sum(-1)
+    winner = (rows.score == rows.top) & keep
+    places = torch.arange(tokens)
+    first = torch.where(winner, places, tokens).amin(-1)
+    last = torch.where(winner, places, -1).amax(-1)
+    several = q.length[:, None, None].expand(first.shape) > 1
+    lowest = torch.where(exists, rows.score, torch.iinfo(torch.int64).max).amin(-1)
+    final = q.length[:, None, None].expand(first.shape) - 1
+
+    # the weakest survivor of a group beside the strongest of the rest
+    pad = -tokens % p.m
+    groups = torch.nn.functional.pad(
+        torch.stack([keep, exists & ~keep & real[..., None]]), (0, pad)
+    )
+    score = torch.nn.functional.pad(rows.score, (0, pad))
+    grouped = score.reshape(*score.shape[:-1], -1, p.m)
+    stay, leave = groups.reshape(2, *grouped.shape)
+    far = torch.iinfo(torch.int64)
+    weakest = torch.where(stay, grouped, far.max).amin(-1)
+    tied = (weakest == torch.where(leave, grouped, far.min).amax(-1)) & leave.any(-1)
+    alive = stay.sum(-1)
+    absent = p.m - (stay | leave).sum(-1)
+
+    distance = rows.top - rows.score + p.exp_offset
+    entry = distance >> p.exp_shift
+    total = rows.exp.sum(-1)
+    most = int(constants["exp"].max())
+    shift = rows.position + p.prob_shift
+    remainder = rows.scaled & ((1 << shift.clamp(min=0)) - 1)
+    half = torch.where(shift > 0, 1 << (shift - 1).clamp(min=0), -1)
+    prob = round_shift(rows.scaled, shift, bool(p.half_up))
+
+    y = _values(p, rows.prob * rows.keep, v)
+    wide = round_shift(y, p.shift, bool(p.half_up))[v.valid()]
+    step = 1 << max(p.shift, 0)
+    tie = (y[v.valid()] & (step - 1)) == step // 2 if p.shift > 0 else torch.zeros(1)
+    up = (y[v.valid()] >> max(p.shift, 0)) & 1
+
+    tail = (q.length - 1) % p.m + 1
+    out = {
+        "row: all scores equal": row(several & (lowest == rows.top[..., 0])),
+        "row: one probability is not 0": row(
+            (survives > 1) & ((rows.prob * keep > 0).sum(-1) == 1)
+        ),
+        "row: maximum first": row(several & (first == 0)),
+        "row: maximum last": row(several & (last == final)),
+        "row: maximum repeated": row(last > first),
+        "row: maximum negative": row(rows.top[..., 0] < 0),
+        "row: largest and smallest score": row(
+            (rows.top[..., 0] == p.score_corners[1]) & (lowest == p.score_corners[0])
+        ),
+        "group: tie at the limit": int(tied.sum()),
+        "group: fewer keys than survivors": int(
+            ((alive > 0) & (alive + absent > p.m - 1) & (alive < p.n)).sum()
+        ),
+        "exp: first entry, not the maximum": int((keep & (entry == 0) & ~winner).sum()),
+        "exp: last entry": int((keep & (entry == p.exp_entries - 1)).sum()),
+        "exp: beyond the last entry": int((keep & (entry >= p.exp_entries)).sum()),
+        "sum: a single full exponential": row((total == most) & (survives >= 1)),
+        "sum: largest": row(
+            (total == most * survives) & (survives == -(-p.max_tokens // p.m) * p.n)
+        ),
+        "sum: reciprocal index 0": row(rows.recip[..., 0] == 0),
+        "sum: reciprocal index of ones": row(rows.recip[..., 0] == (1 << p.index_bits) - 1),
+        "probability: 0": int((keep & (rows.prob == 0)).sum()),
+        "probability: largest": int((keep & (rows.prob == p.prob_type.max)).sum()),
+        "probability: saturated": int((keep & (prob > p.prob_type.max)).sum()),
+        "probability: tie of the rounding": int((keep & (remainder == half)).sum()),
+        "output: saturated high": int((wide > p.out_type.max).sum()),
+        "output: saturated low": int((wide < p.out_type.min).sum()),
+        "output: tie, quotient even": int((tie & (up == 0)).sum()),
+        "output: tie, quotient odd": int((tie & (up == 1)).sum()),
+        "output: 0": int((wide == 0).sum()),
+        "input: most negative q": int((q.data == p.q_type.min).sum()) * p.q_type.signed,
+        "input: most negative k": int((k.data == p.k_type.min).sum()) * p.k_type.signed,
+        "input: most negative v": int((v.data == p.v_type.min).sum()) * p.v_type.signed,
+        "frame: one token": int((q.length == 1).sum()),
+        "frame: longest": int((q.length == p.max_tokens).sum()),
+        "frame: with a package token": int(q.package.sum()),
+        "frame: whole blocks of tokens": int((q.length % p.tp == 0).sum()) * (p.tp > 1),
+        "frame: absent tokens in the last block": int((q.length % p.tp != 0).sum()),
+        "frame: shorter than the one before": int((q.length[1:] < q.length[:-1]).sum()),
+        "frame: last group full": int((tail == p.m).sum()) * (p.m > 1),
+    }
+    for i in range(1, BIN_KEYS):
+        out[f"frame: {i} keys in the last group"] = int(((tail == i) & (i < p.m)).sum())
+    for i in range(BIN_KEYS):
+        at = int(stay[..., i].sum()) if i < p.m else 0
+        out[f"group: key {i} survives"] = at * (p.n < p.m)
+        out[f"group: key {i} lost"] = int(leave[..., i].sum()) if i < p.m else 0
+    return out
 
 
 def exp_table(entries: int, step: float, t: IntType) -> Tensor:
@@ -244,7 +576,7 @@ def exp_table(entries: int, step: float, t: IntType) -> Tensor:
 def stimuli(
     rng: torch.Generator, p: AttentionParams, frames: int
 ) -> tuple[dict[str, Tensor], list[Stream]]:
-    """Frames whose scores range from all equal to saturated, with many ties."""
+    """Frames whose scores range from all equal to the largest and smallest, with many ties."""
     q, k, v = (
         random_frames(rng, port, frames, p.max_tokens, i == 0) for i, port in enumerate(p.inputs())
     )
@@ -254,15 +586,18 @@ def stimuli(
     def fit(x: Stream) -> Tensor:
         return torch.nn.functional.pad(x.data, (0, 0, 0, tokens))[:, :tokens]
 
-    small = torch.randint(0, 3, (frames, 1, 1), generator=rng)
-    kd = torch.where(small == 0, fit(k).clamp(0, 1), fit(k))
-    qd = torch.where(small == 1, 0, torch.where(small == 2, fit(q) >> 4, fit(q)))
+    # small keys, no query, small queries, all of the range, extremes alone
+    kind = torch.randint(0, 5, (frames, 1, 1), generator=rng)
+    low = torch.rand((frames, tokens, 1), generator=rng) < 0.5
+    kd = torch.where(kind == 0, fit(k).clamp(0, 1), fit(k))
+    kd = torch.where(kind == 4, torch.where(low, p.k_type.min, p.k_type.max), kd)
+    qd = torch.where(kind == 1, 0, torch.where(kind == 2, fit(q) >> 4, fit(q)))
+    qd = torch.where(kind == 4, p.q_type.min if p.q_type.signed else p.q_type.max, qd)
     flag = q.package
     streams = [Stream(d, length, flag).with_data(d) for d in (qd, kd, fit(v))]
-    frac = p.recip_type.bits - 1
-    step = (1 << p.exp_shift) / 2.0 ** (p.q_type.bits + p.k_type.bits - 4)
+    recip = reciprocal_table(p.index_bits, p.recip_type.bits - 1)
     constants = {
-        "exp": exp_table(p.exp_entries, step, p.exp_type),
-        "recip": p.recip_type.check(reciprocal_table(p.index_bits, frac), "recip"),
+        "exp": exp_table(p.exp_entries, 10 / p.exp_entries, p.exp_type),
+        "recip": p.recip_type.check(recip, "recip"),
     }
     return constants, streams

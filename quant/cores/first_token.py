@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sievit.quant.bins import frame_bins, hits, of, value_bins
 from sievit.quant.itype import IntType
 from sievit.quant.params import (
     Constants,
@@ -67,3 +68,15 @@ def stimuli(
 ) -> tuple[dict[str, Tensor], list[Stream]]:
     """Random frames."""
     return {}, [random_frames(rng, p.inputs()[0], frames, p.max_tokens, True)]
+
+
+def bins(p: FirstTokenParams, constants: Constants, x: Stream) -> dict[str, int]:
+    """Functional bins: name -> how often these frames hit it."""
+    return {
+        **frame_bins(p, x),
+        **value_bins("x", of(x), p.in_type),
+        "class token: not zero": hits((x.data[:, 0] != 0).any(-1)),
+        "two tokens": hits(x.length == 2),
+        "frame of one token after a longer one": hits((x.length[1:] == 1) & (x.length[:-1] > 1)),
+        "frame of one token after another": hits((x.length[1:] == 1) & (x.length[:-1] == 1)),
+    }

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sievit.quant.bins import frame_bins, hits, of, value_bins
 from sievit.quant.itype import IntType
+from sievit.quant.multiplier import BoothMult
 from sievit.quant.params import (
     Constants,
     CoreParams,
@@ -30,6 +32,8 @@ class GatedSumParams(CoreParams):
     a_type: IntType = IntType(8, True)
     b_type: IntType = IntType(8, False)
     out_type: IntType = IntType(20, True)
+    #: multipliers in 0: LUTs, 1: DSP blocks
+    mult_dsp: int = 0
 
     def __post_init__(self) -> None:
         self.require(self.channels % self.simd == 0, "simd must divide channels")
@@ -47,7 +51,12 @@ class GatedSumParams(CoreParams):
         return tokens * (self.channels // self.simd)
 
     def head_latency(self, tokens: int) -> int:
-        return self.channels // self.simd + 3
+        return self.channels // self.simd + 2 + self.multiplier().latency
+
+    def multiplier(self) -> BoothMult:
+        """a * b of one lane."""
+        a, b = (t.bits + (not t.signed) for t in (self.a_type, self.b_type))
+        return BoothMult(a, b, self.mult_dsp)
 
     def macs(self, tokens: int) -> int:
         return tokens * self.channels
@@ -57,11 +66,14 @@ class GatedSumParams(CoreParams):
             yield {"simd": simd}
 
     def resources(self) -> Resources:
-        a, b, out = self.a_type.bits, self.b_type.bits, self.out_type.bits
-        product = 2 * max(a, b) * (min(a, b) - 1)  # open synthesis: 2 LUT per carry-save bit
+        out, mult = self.out_type.bits, self.multiplier().resources()
+        lanes, depth = self.simd, self.multiplier().latency + 2
+        # products, their sum in carry-save form, accumulator, skid buffer, control
+        total = out * (0 if lanes == 1 else 1 if lanes == 2 else 2 * lanes - 3)
         return Resources(
-            lut=self.simd * (product + out) + 2 * out + 10,  # accumulator, skid buffer, control
-            ff=self.simd * (a + b) + 4 * out + 10,
+            lut=lanes * mult.lut + total + 2 * out + 14,
+            ff=lanes * mult.ff + 4 * out + 5 * depth + 6,
+            dsp=lanes * mult.dsp,
         )
 
 
@@ -77,6 +89,28 @@ def stimuli(
     rng: torch.Generator, p: GatedSumParams, frames: int
 ) -> tuple[dict[str, Tensor], list[Stream]]:
     """Frames of equal length on both ports."""
-    a, b = (random_frames(rng, port, frames, p.max_tokens) for port in p.inputs())
+    a, b = (random_frames(rng, port, frames, p.max_tokens, True) for port in p.inputs())
     data = torch.nn.functional.pad(b.data, (0, 0, 0, p.max_tokens))[:, : a.data.shape[1]]
-    return {}, [a, Stream(data, a.length, a.package).with_data(data)]
+    return {}, [a, Stream(data, a.length, torch.zeros_like(a.package)).with_data(data)]
+
+
+def bins(p: GatedSumParams, constants: Constants, a: Stream, b: Stream) -> dict[str, int]:
+    """Functional bins: name -> how often these frames hit it."""
+    x, g = of(a), of(b)
+    y = (x * g).sum(-1)
+    extremes = ((x == p.a_type.min) | (x == p.a_type.max)) & (
+        (g == p.b_type.min) | (g == p.b_type.max)
+    )
+    return {
+        **frame_bins(p, a),
+        **value_bins("a", x, p.a_type),
+        **value_bins("b", g, p.b_type),
+        "product of two extremes": hits(extremes),
+        "product of the two least values": hits((x == p.a_type.min) & (g == p.b_type.min)),
+        "product of the two greatest values": hits((x == p.a_type.max) & (g == p.b_type.max)),
+        "all products zero": hits(((x * g) == 0).all(-1)),
+        "sum negative": hits(y < 0),
+        "sum zero": hits(y == 0),
+        "sum positive": hits(y > 0),
+        "partial sum beyond the final one": hits((x * g).cumsum(-1).amax(-1) > y),
+    }

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sievit.quant.bins import frame_bins, hits, of, rounding_bins, saturation_bins, value_bins
 from sievit.quant.itype import IntType
+from sievit.quant.memories import ram, rom
+from sievit.quant.multiplier import BoothMult
 from sievit.quant.params import (
     Constants,
     CoreParams,
@@ -53,6 +56,8 @@ class LayernormParams(CoreParams):
     bias_type: IntType = IntType(16, True)
     shift: int = 10
     half_up: int = 0
+    #: multipliers in 0: LUTs, 1: DSP blocks
+    mult_dsp: int = 0
 
     def __post_init__(self) -> None:
         self.require(self.channels % self.simd == 0, "simd must divide channels")
@@ -96,7 +101,27 @@ class LayernormParams(CoreParams):
         return tokens * self.beats
 
     def head_latency(self, tokens: int) -> int:
-        return self.beats + 17
+        square, mean, cross, norm, affine = self.multipliers()
+        tree = (self.simd - 1).bit_length()
+        statistics = square.latency + tree + mean.latency + cross.latency + 9
+        return self.beats + statistics + norm.latency + affine.latency + 5
+
+    def multipliers(self) -> tuple[BoothMult, BoothMult, BoothMult, BoothMult, BoothMult]:
+        """x * x and once per token sum * mean_mult and mean * (C * mean - 2 * sum); per value
+        d * rsqrt and z * scale + bias.
+        """
+        x = self.in_type.bits + (not self.in_type.signed)
+        log_c = (self.channels - 1).bit_length()
+        scale, bias = (t.bits + (not t.signed) for t in (self.scale_type, self.bias_type))
+        affine = max(self.norm_bits + scale, bias) + 1
+        dsp, v = self.mult_dsp, 2 * self.in_type.bits + log_c + 1
+        return (
+            BoothMult(x, x, dsp, 2 * x - 1),
+            BoothMult(x + log_c, self.mean_mult.bit_length() + 1, dsp),
+            BoothMult(x + log_c + 2, x + 2, dsp, v),
+            BoothMult(self.in_type.bits + 1, self.rsqrt_type.bits + 1, dsp),
+            BoothMult(self.norm_bits, scale, dsp, affine, bias),
+        )
 
     def macs(self, tokens: int) -> int:
         return tokens * self.channels * 3
@@ -106,25 +131,53 @@ class LayernormParams(CoreParams):
             yield {"simd": simd}
 
     def resources(self) -> Resources:
-        x, z, r = self.in_type.bits, self.norm_bits, self.rsqrt_type.bits
-        s, out = self.scale_type.bits, self.out_type.bits
-        log_c = (self.channels - 1).bit_length()
-        square = 2 * x + log_c + 1  # bits of the sum of squares
-        aligned, affine = x + r + square // 2 + 1, max(z + s, self.bias_type.bits) + 1
+        square, mean, cross, norm, affine = self.multipliers()
+        v, lanes, beats, out = cross.p, self.simd, self.beats, self.out_type.bits
+        exponents, index = (v - 1) // 2, self.index_bits
+        statistics = self.head_latency(1) - beats - norm.latency - affine.latency - 5
+        stat_bits = mean.a + (self.in_type.bits + 2) + self.rsqrt_type.bits
+        groups = -(-v // 8)
 
-        def product(a: int, b: int) -> int:  # open synthesis: 2 LUT per carry-save bit
-            return 2 * max(a, b) * (min(a, b) - 1)
+        # once per token: accumulators, delays in shift registers, C * mean, v, leading one, index
+        token = Resources(
+            lut=mean.a + v  # accumulators
+            + mean.a + v + cross.b  # shift registers
+            + 2 * self.channels.bit_count() * cross.a + v
+            + 3 * groups + (8 + index) * -(-groups // 2) + index + 8 + 110,
+            ff=2 * (mean.a + v + cross.b) + cross.a + 2 * v + 2 * index + stat_bits + 110,
+        )  # fmt: skip
+        constant = mean.resources()
+        if not mean.in_dsp:  # a row of the constant's digit 0 costs nothing
+            constant = Resources(constant.lut * self.mean_digits(), constant.ff)
+        token += constant + cross.resources()
+        token += rom(4 << index, self.rsqrt_type.bits)
+        token += rom(beats, lanes * (self.scale_type.bits + self.bias_type.bits))
+        token += ram(1 << (beats + statistics - 1).bit_length(), lanes * self.in_type.bits + 2)
+        token += Resources(lut=8 * -(-(cross.b + self.rsqrt_type.bits + 5) // 14))
 
-        # once per token: mean, sum * mean, mean^2, variance, leading one, 1 / sqrt
-        token = product(x + log_c, x + 2) + product(x + 2, x + 2) + 20 * square
-        lane = product(x, x) + product(x + 1, r) + product(z, s)
-        lane += x + log_c + square + 3 * aligned + affine + 3 * out  # sums, shifts, rounding
-        rom = self.simd * (s + self.bias_type.bits) * max(1.0, self.beats / 14)
-        fifo = self.simd * x * 8 / 14 * -(-(self.beats + 16) // 32)
-        return Resources(
-            lut=self.simd * lane + rom + fifo + token,
-            ff=self.simd * (3 * x + (x + r) + aligned + z + affine + 2 * out) + 420,
-        )
+        # sums of the beat: adders of growing width
+        levels = [(-(-lanes // (1 << k)) // 2, k) for k in range((lanes - 1).bit_length())]
+        tree = sum(pairs * (square.a + square.p + 2 * (k + 1)) for pairs, k in levels)
+        aligned = norm.a + norm.b + exponents
+        kept = exponents + self.norm_shift + self.norm_bits  # bits of the aligned product
+        lane = Resources(
+            lut=norm.a + 2 * min(aligned, kept) + kept // 5 + self.norm_bits
+            + max(affine.p - self.shift, 0) + self.shift // 5 + 3 * out,
+            ff=square.latency * square.a + norm.a + min(aligned, kept) + self.norm_bits
+            + affine.b + affine.c + 3 * out + self.in_type.bits,
+        )  # fmt: skip
+        for part in (square, norm, affine):
+            lane += part.resources()
+        total = token + Resources(lut=tree, ff=tree)
+        for _ in range(lanes):
+            total += lane
+        return total
+
+    def mean_digits(self) -> float:
+        """Share of the Booth digits of ``mean_mult`` that are not zero."""
+        bits = self.mean_mult << 1
+        digits = [bits >> (2 * r) & 7 for r in range(self.mean_mult.bit_length() // 2 + 1)]
+        return sum(d not in (0, 7) for d in digits) / len(digits)
 
 
 def layernorm(p: LayernormParams, constants: Constants, x: Stream) -> Stream:
@@ -158,3 +211,37 @@ def stimuli(
     data = torch.where(kind == 0, x.data[..., :1], torch.where(kind == 1, near, x.data))
     x = x.with_data(saturate(data, p.in_type))
     return {"rsqrt": p.rsqrt_type.check(rsqrt, "rsqrt"), "scale": scale, "bias": bias}, [x]
+
+
+def bins(p: LayernormParams, constants: Constants, x: Stream) -> dict[str, int]:
+    """Functional bins: name -> how often these frames hit it."""
+    values, up = of(x), bool(p.half_up)
+    total = values.sum(-1, keepdim=True)
+    mean = round_shift(total * p.mean_mult, p.mean_shift, up)
+    d = values - mean
+    v = (d * d).sum(-1, keepdim=True)
+    index, e = rsqrt_index(v.clamp(min=1), p.index_bits)
+    product = d * constants["rsqrt"][index]
+    z = round_shift(product, e + p.norm_shift, up)
+    affine = z * constants["scale"] + constants["bias"]
+    return {
+        **frame_bins(p, x),
+        **value_bins("x", values, p.in_type),
+        **value_bins("mean", mean, p.in_type),
+        **rounding_bins("mean", total * p.mean_mult, p.mean_shift),
+        "row of equal values": hits((values == values[:, :1]).all(-1)),
+        "variance 0": hits(v == 0),
+        "variance 1 to 3": hits((v > 0) & (v < 4)),
+        "difference above the type of x": hits(d > p.in_type.max),
+        "difference below the type of x": hits(d < p.in_type.min),
+        "1/sqrt: first entry": hits(index == 1 << p.index_bits),
+        "1/sqrt: leading one at an odd place": hits(index >= 2 << p.index_bits),
+        "1/sqrt: last entry": hits(index == (4 << p.index_bits) - 1),
+        "1/sqrt: exponent 0": hits(e == 0),
+        "1/sqrt: exponent above the bits of x": hits(e > p.in_type.bits),
+        "z: zero": hits(z == 0),
+        "z: negative": hits(z < 0),
+        **rounding_bins("z", product, (e + p.norm_shift).expand_as(product)),
+        **rounding_bins("y", affine, p.shift),
+        **saturation_bins("y", round_shift(affine, p.shift, up), p.out_type),
+    }

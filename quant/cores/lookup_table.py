@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sievit.quant.bins import frame_bins, hits, of, value_bins
 from sievit.quant.itype import IntType
 from sievit.quant.params import (
     Constants,
@@ -96,3 +97,22 @@ def stimuli(
     t = p.out_type
     values = torch.randint(t.min, t.max + 1, (p.entries,), generator=rng)
     return {"table": values}, [random_frames(rng, p.inputs()[0], frames, p.max_tokens, True)]
+
+
+def bins(p: LookupTableParams, constants: Constants, x: Stream) -> dict[str, int]:
+    """Functional bins: name -> how often these frames hit it."""
+    values = of(x)
+    index = (values + p.offset) >> p.shift
+    read = index.clamp(0, p.entries - 1)
+    return {
+        **frame_bins(p, x),
+        **value_bins("x", values, p.in_type),
+        **value_bins("y", constants["table"][read], p.out_type),
+        "index clamped to the first entry": hits(index < 0),
+        "first entry": hits(index == 0),
+        "entry inside": hits((index > 0) & (index < p.entries - 1)),
+        "last entry": hits(index == p.entries - 1),
+        "index clamped to the last entry": hits(index >= p.entries),
+        "every entry read": int(len(read.unique()) == p.entries),
+        "shifted bits that are not zero": hits((index << p.shift) != values + p.offset),
+    }

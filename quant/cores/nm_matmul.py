@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sievit.quant.cores.lookup_table import lookup
 from sievit.quant.itype import IntType
+from sievit.quant.memories import block_rom
 from sievit.quant.params import (
     Constants,
     CoreParams,
+    Device,
     Memory,
     Port,
     Resources,
@@ -24,16 +27,25 @@ from sievit.quant.params import (
 )
 from sievit.quant.rounding import round_shift, saturate
 
+#: signed operands of a DSP block: DSP48E2; narrower ones are DSP48E1 (25, 18) and ECP5 (18, 18)
+DSP_PORTS = (27, 18)
+#: narrower products stay in LUTs, whatever mult_dsp asks for
+DSP_PRODUCT_BITS = 9
+
 
 @dataclass(frozen=True)
 class NmMatmulParams(CoreParams):
-    """``y[o] = saturate(round_shift(bias[o] + sum_i weight[o, i] x[i], shift))`` for every token.
+    """``y[o] = T(saturate(round_shift(bias[o] + sum_i weight[o, i] x[i], shift)))`` per token.
 
     Output ``o`` of group ``g = o / (out_channels / groups)`` sees the inputs of group g alone.
     Along the reduction axis every ``m`` consecutive inputs carry at most ``n`` weights per output,
-    stored as n values and n indices. Per token the core makes
-    ``(out_channels / pe) * (in_channels / groups / simd)`` steps of ``pe * simd * n / m``
-    multiplications.
+    stored as n values and n indices. ``tp`` tokens of a frame, fewer at its end, are computed side
+    by side with the same weights, in ``(out_channels / pe) * (in_channels / groups / simd)`` steps
+    of ``tp * pe * simd * n / m`` multiplications.
+
+    ``T`` is the identity, or with ``entries`` > 0 a table:
+    ``T(z) = table[clamp((z + table_offset) >> table_shift, 0, entries - 1)]``, where the saturation
+    is to ``mid_type``.
     """
 
     in_channels: int = 8
@@ -45,16 +57,30 @@ class NmMatmulParams(CoreParams):
     simd: int = 4
     #: outputs computed in parallel and sent per beat; divides out_channels / groups
     pe: int = 2
+    #: tokens computed side by side
+    tp: int = 1
+    #: products per multiplier, of as many tokens; divides tp
+    pack: int = 1
     in_type: IntType = IntType(8, True)
     weight_type: IntType = IntType(4, True)
     bias_type: IntType = IntType(16, True)
     acc_type: IntType = IntType(20, True)
+    #: argument of the table; without a table not used
+    mid_type: IntType = IntType(8, True)
     out_type: IntType = IntType(8, True)
     #: right shift of the accumulator; negative = exact left shift
     shift: int = 4
     half_up: int = 0
+    #: entries of the table; 0 = no table
+    entries: int = 0
+    #: added to the table's argument before the shift
+    table_offset: int = 0
+    #: floor shift of the table's index
+    table_shift: int = 0
     #: 1: multipliers in DSP blocks, 0: in LUTs
     mult_dsp: int = 0
+    #: weights in 0: LUTs, 1: block RAM, 2: UltraRAM (only where a bitstream can fill it: Versal)
+    weight_ram: int = 0
 
     def __post_init__(self) -> None:
         self.require(self.in_channels % self.groups == 0, "groups must divide in_channels")
@@ -64,6 +90,25 @@ class NmMatmulParams(CoreParams):
         self.require(self.simd % self.m == 0, f"simd {self.simd} is not a multiple of m {self.m}")
         self.require(self.group_inputs % self.simd == 0, f"simd {self.simd} must divide the inputs")
         self.require((self.out_channels // self.groups) % self.pe == 0, "pe must divide outputs")
+        self.require(self.tp >= 1, "tp must be positive")
+        self.require(1 <= self.pack <= 4, f"{self.pack} products per multiplier: 1 to 4 are")
+        self.require(self.tp % self.pack == 0, f"pack {self.pack} must divide tp {self.tp}")
+        self.require(self.mult_dsp == 1 or self.pack == 1, "multipliers in LUTs are not shared")
+        self.require(
+            not self.mult_dsp or self.fits_dsp(DSP_PORTS),
+            f"pack {self.pack} of {self.in_type} x {self.weight_type} suits no DSP block",
+        )
+        self.require(self.entries == 0 or self.entries >= 2, "a table has at least 2 entries")
+        self.require(self.weight_ram in (0, 1, 2), "weight_ram is 0, 1 or 2")
+
+    @property
+    def product_bits(self) -> int:
+        """Bits of a product, and so of its field in a shared multiplier."""
+        return _product_bits(self.in_type, self.weight_type)
+
+    def fits_dsp(self, ports: tuple[int, int]) -> bool:
+        """A multiplier is one DSP block with signed operands of these widths, and worth one."""
+        return _fits_dsp(self.in_type, self.weight_type, self.pack, ports)
 
     @property
     def group_inputs(self) -> int:
@@ -71,16 +116,22 @@ class NmMatmulParams(CoreParams):
 
     @property
     def index_bits(self) -> int:
-        """Bits of an index within a group of m: ceil(log2 m)."""
-        return (self.m - 1).bit_length()
+        """Bits of an index: the k-th weight of a group stands at one of k .. k + m - n."""
+        return (self.m - self.n).bit_length()
 
     @property
     def steps(self) -> int:
-        """Steps per token."""
+        """Steps per ``tp`` tokens."""
         return (self.out_channels // self.pe) * (self.group_inputs // self.simd)
 
     @property
+    def result_type(self) -> IntType:
+        """Type that the rounded sum is saturated to."""
+        return self.mid_type if self.entries else self.out_type
+
+    @property
     def multipliers(self) -> int:
+        """Weights of a step."""
         return self.pe * self.simd * self.n // self.m
 
     def inputs(self) -> tuple[Port, ...]:
@@ -109,8 +160,10 @@ class NmMatmulParams(CoreParams):
 
     def memories(self, constants: Constants) -> dict[str, Memory]:
         """``weights``: word ``tile * (group_inputs / simd) + step`` holds, LSB first, all values
-        ``[pe][simd / m][n]``, then all indices in the same order. ``bias``: one word per tile."""
+        ``[pe][simd / m][n]``, then all indices, each less its slot, in the same order. ``bias``:
+        one word per tile. ``table``: one entry per word."""
         values, index = self.compressed(constants["weight"])
+        index = index - torch.arange(self.n)
         tiles, steps = self.out_channels // self.pe, self.group_inputs // self.simd
 
         def words(x: Tensor) -> Tensor:
@@ -119,70 +172,180 @@ class NmMatmulParams(CoreParams):
 
         bits = self.multipliers * self.weight_type.bits
         low = pack(words(values), self.weight_type)
-        if self.m > 1:
+        if self.index_bits:
             high = pack(words(index), IntType(self.index_bits, False))
             low = [a | (b << bits) for a, b in zip(low, high, strict=True)]
             bits += self.multipliers * self.index_bits
         bias = constants["bias"].reshape(tiles, self.pe)
+        table = constants["table"][:, None] if self.entries else torch.zeros(0, 1).long()
         return {
             "weights": Memory(bits, low),
             "bias": Memory(self.pe * self.bias_type.bits, pack(bias, self.bias_type)),
+            "table": Memory(self.out_type.bits, pack(table, self.out_type)),
         }
 
     def arrays(self, constants: Constants) -> dict[str, tuple[IntType, Tensor]]:
+        """``index`` and ``table`` have one element where the core does not read them."""
         values, index = self.compressed(constants["weight"])
-        out = {"weights": (self.weight_type, values), "bias": (self.bias_type, constants["bias"])}
-        if self.m > 1:
-            out["index"] = (IntType(self.index_bits, False), index)
-        return out
+        index = index - torch.arange(self.n) if self.index_bits else torch.zeros(1, 1, 1).long()
+        table = constants["table"] if self.entries else torch.zeros(1).long()
+        return {
+            "weights": (self.weight_type, values),
+            "bias": (self.bias_type, constants["bias"]),
+            "index": (IntType(max(1, self.index_bits), False), index),
+            "table": (self.out_type, table),
+        }
 
     def cycles(self, tokens: int) -> int:
-        return tokens * max(self.steps, self.in_channels // self.simd)
+        beats, (full, rest) = self.inputs()[0].beats, divmod(tokens, self.tp)
+        come = full * max(self.steps, self.tp * beats) + (rest > 0) * max(self.steps, rest * beats)
+        return max(come, tokens * self.output().beats)
 
     def head_latency(self, tokens: int) -> int:
         terms = self.simd // self.m * self.n
         levels = ((terms - 1).bit_length() + 1) // 2  # of the adder tree, four terms each
-        return self.in_channels // self.simd + self.group_inputs // self.simd + levels + 5
+        levels = max(levels, self.pack > 1)
+        stages = levels + 6 + 2 * (self.entries > 0) + (self.weight_ram > 0) + 2 * (self.tp > 1)
+        collect = min(self.tp, tokens) * self.inputs()[0].beats
+        return collect + self.group_inputs // self.simd + stages
 
     def macs(self, tokens: int) -> int:
         return tokens * self.out_channels * self.group_inputs * self.n // self.m
 
     def foldings(self) -> Iterator[dict[str, int]]:
+        tokens = [t for t in (1, 2, 3, 4) if t <= self.max_tokens]
+        share = [k for k in (1, 2, 3, 4) if self._can_share(k)]
+        lanes = [(t, 1, 0) for t in tokens if t != 3]
+        # tokens that share no DSP block: only where none can
+        lanes += [
+            (t, k, 1)
+            for t in tokens
+            for k in divisors(t)
+            if k in share and (k > 1 or t == 1 or share == [1])
+        ]
         for simd in divisors(self.group_inputs):
-            if simd % self.m == 0:
-                for pe in divisors(self.out_channels // self.groups):
-                    yield {"simd": simd, "pe": pe}
+            if simd % self.m:
+                continue
+            for pe in divisors(self.out_channels // self.groups):
+                words = (self.out_channels // pe) * (self.group_inputs // simd)
+                bits = words * pe * simd * self.n // self.m * self.weight_type.bits
+                # a RAM block takes 18 kbit at least, UltraRAM 288; deep logic is expensive
+                rams = [0] if words <= 256 else []
+                rams += [1] if (words >= 16 and bits >= 1024) or not rams else []
+                rams += [2] if words >= 512 and bits >= 65536 else []
+                for tp, k, dsp in lanes:
+                    for ram in rams:
+                        yield {
+                            "simd": simd, "pe": pe, "tp": tp, "pack": k, "mult_dsp": dsp,
+                            "weight_ram": ram,
+                        }  # fmt: skip
+
+    def _can_share(self, k: int) -> bool:
+        """k tokens can share a DSP block."""
+        return _fits_dsp(self.in_type, self.weight_type, k, DSP_PORTS)
+
+    def suits(self, device: Device) -> bool:
+        if self.weight_ram == 2 and not device.uram_init:
+            return False
+        return not self.mult_dsp or self.fits_dsp(device.dsp_ports)
 
     def resources(self) -> Resources:
-        a, w, acc = self.in_type.bits, self.weight_type.bits, self.acc_type.bits
-        out = self.out_type.bits
-        mults, terms = self.multipliers, self.simd // self.m * self.n
-        tiles, beats = self.out_channels // self.pe, self.in_channels // self.simd
-        depth = tiles * (self.group_inputs // self.simd)
-        # equal columns of a short ROM are one
-        width = min(mults * (w + self.index_bits), 1 << min(depth, 20))
-        bias = min(self.pe * self.bias_type.bits, 1 << min(tiles, 20))
-        # open synthesis: block RAM from 8 kbit per RAMB18, else 1 LUT per bit and 14 words
-        bram18 = max(-(-width // 36), -(-depth * width // 18432))
-        in_bram = depth * width > 8256 * bram18
-        rom_lut, rom_ff = (0.0, 0) if in_bram else (width * max(1.0, depth / 14), width)
-        select = mults * a * -(-self.m // 4) if self.m > 1 else 0
-        # open synthesis: 2 LUT per carry-save bit
-        multiply = 0 if self.mult_dsp else mults * 2 * max(a, w) * (min(a, w) - 1)
-        tree = self.pe * (terms - 1) * (a + w + (terms - 1).bit_length() / 2 + 1)
-        buffer = self.simd * a / 2 * -(-beats // 16)  # two tokens in LUT RAM
-        tree_ff = self.pe * -(-terms // 4) * (a + w + 2) if terms > 1 else 0
-        operands = (mults if self.m > 1 else terms) * a + min(mults * w, width)
-        control = 45 + 2 * depth.bit_length()
-        rom_lut += bias * max(1.0, tiles / 14)
-        requantise = 2 * self.pe * (acc + out)  # accumulate, saturate, skid buffer
-        lanes_ff = self.pe * (acc + 3 * out) + bias
+        x, w, acc = self.in_type, self.weight_type, self.acc_type.bits
+        out, result = self.out_type.bits, self.result_type.bits
+        mults, pe, tp = self.multipliers, self.pe, self.tp
+        shares = tp // self.pack
+        terms = self.simd // self.m * self.n
+        tiles, beats = self.out_channels // pe, self.in_channels // self.simd
+        slots = self.m - self.n + 1
+        lut, ff = 0.0, 0.0
+
+        # two banks of inputs, and what is read of them
+        lut += tp * lut_ram(self.simd * x.bits, 2 * beats)
+        ff += tp * self.simd * x.bits * (2 if self.weight_ram else 1)
+        # weights
+        width, words = mults * (w.bits + self.index_bits), tiles * (self.group_inputs // self.simd)
+        block = block_rom(words, width) if self.weight_ram == 1 else Resources()
+        uram = -(-width // 72) * -(-words // 4096) if self.weight_ram == 2 else 0
+        if not self.weight_ram:
+            lut += rom(width, words, 32)
+            ff += min(width, 1 << min(words, 20))
+        # operands of a multiplier: what it selects of every token, and the borrows between them
+        borrow = x.signed and self.pack > 1
+        operand = self.pack * (x.bits + borrow) - borrow
+        select = (mults if slots > 1 else terms) * operand * shares
+        lut += select * -(-(slots - 1) // 3) if slots > 1 else 0
+        lut += shares * self.simd * (self.pack - 1) * (x.bits + 1) * 0.5 if borrow else 0
+        ff += select + mults * w.bits
+        # multipliers
+        if not self.mult_dsp:
+            lut += tp * mults * lut_multiplier(x, w)
+        ff += tp * mults * self.product_bits
+        # adder trees: two LUTs per bit of a carry-save adder, one per bit of the sum
+        size = self.product_bits
+        carries = terms * (self.pack - 1) / self.pack
+        count = terms
+        while count > 1 or (carries and count == terms):
+            sums = -(-count // 4)
+            lut += tp * pe * ((count - sums) * (size + 1) + 2 * carries)
+            ff += tp * pe * sums * (size + 2)
+            count, size, carries = sums, size + 2, 0
+        # accumulators and bias
+        lut += tp * pe * acc + rom(pe * self.bias_type.bits, tiles, 20)
+        ff += tp * pe * acc + pe * self.bias_type.bits
+        # one token after the other
+        if tp > 1:
+            lut += tp * lut_ram(pe * acc, 2 * tiles) + pe * acc * -(-(tp - 1) // 3) + 50
+            ff += pe * acc + 50
+        # rounding, saturation, table, output register
+        rounded = max(2, acc + 1 - self.shift)
+        lut += pe * (rounded + result + 5) + pe * out
+        ff += pe * (rounded + result + 2 * out)
+        if self.entries:
+            index = (self.entries - 1).bit_length()
+            lut += pe * (2 * index + out * -(-self.entries // 64))
+            ff += pe * (index + out)
+        control = 50 + 2 * words.bit_length()
         return Resources(
-            lut=rom_lut + select + multiply + tree + buffer + requantise + control,
-            ff=self.simd * a + rom_ff + operands + mults * (a + w) + tree_ff + lanes_ff + control,
-            dsp=mults if self.mult_dsp else 0,
-            bram36=bram18 / 2 if in_bram else 0,
+            lut=lut + block.lut + control,
+            ff=ff + control,
+            dsp=shares * mults if self.mult_dsp else 0,
+            bram36=block.bram36,
+            uram=uram,
         )
+
+
+def lut_ram(width: int, words: int) -> int:
+    """LUTs of a RAM with a write and a read port: blocks of 8 LUTs hold 32 words of 14 bits or 64
+    of 7; deeper ones need multiplexers."""
+    if words <= 32:
+        return 8 * -(-width // 14)
+    banks = -(-words // 64)
+    return 8 * -(-width // 7) * banks + (width * -(-(banks - 1) // 3) if banks > 1 else 0)
+
+
+def rom(width: int, words: int, dense: int) -> float:
+    """LUTs of a ROM in logic, where equal columns of a short one are one: about one per column and
+    ``dense`` words. What open synthesis makes of a deep one depends on its contents."""
+    return min(width, 1 << min(words, 20)) * max(0.6, words / dense)
+
+
+def lut_multiplier(x: IntType, w: IntType) -> float:
+    """LUTs of a multiplier: two per bit and row of carry-save adders; signs take a little more."""
+    wide, narrow = max(x.bits, w.bits), min(x.bits, w.bits)
+    return 2 * wide * (narrow - 1) * (1.15 if x.signed and narrow > 2 else 1.0)
+
+
+def _product_bits(x: IntType, w: IntType) -> int:
+    return x.bits + w.bits + (0 if x.signed or w.signed else 1)
+
+
+def _fits_dsp(x: IntType, w: IntType, k: int, ports: tuple[int, int]) -> bool:
+    """Products of k inputs with a weight come out of one multiplier with these operands."""
+    size = _product_bits(x, w)
+    a = (k - 1) * size + x.bits + (k > 1 or not x.signed)
+    b = w.bits + (not w.signed)
+    wide = k * size >= DSP_PRODUCT_BITS and min(a, b) >= 2
+    return wide and min(a, b) <= min(ports) and max(a, b) <= max(ports)
 
 
 def accumulator_type(weight: Tensor, bias: Tensor, x: IntType) -> IntType:
@@ -192,9 +355,9 @@ def accumulator_type(weight: Tensor, bias: Tensor, x: IntType) -> IntType:
     return IntType.fitting(min(int(low.min()), -1), int(high.max()))
 
 
-def nm_matmul(p: NmMatmulParams, constants: Constants, x: Stream) -> Stream:
-    """Golden function. ``weight``: int64 ``[out_channels, in_channels / groups]`` with its zeros;
-    ``bias``: int64 ``[out_channels]`` in units of the accumulator."""
+def _sums(p: NmMatmulParams, constants: Constants, x: Stream) -> Tensor:
+    """Accumulators ``bias + W x``, int64 ``[B, T, out_channels]``; OverflowError if one does not
+    fit."""
     p.compressed(constants["weight"])
     batch, tokens, _ = x.data.shape
     weight = constants["weight"].reshape(p.groups, -1, p.group_inputs)
@@ -202,17 +365,30 @@ def nm_matmul(p: NmMatmulParams, constants: Constants, x: Stream) -> Stream:
     bound = p.group_inputs * (1 << (p.in_type.bits + p.weight_type.bits))
     acc = exact_matmul(data, weight.transpose(1, 2), bound).transpose(0, 1)
     acc = acc.reshape(batch, tokens, p.out_channels) + constants["bias"]
-    p.acc_type.check(acc, "nm_matmul accumulator")
-    return x.with_data(saturate(round_shift(acc, p.shift, bool(p.half_up)), p.out_type))
+    return p.acc_type.check(acc, "nm_matmul accumulator")
+
+
+def nm_matmul(p: NmMatmulParams, constants: Constants, x: Stream) -> Stream:
+    """Golden function. ``weight``: int64 ``[out_channels, in_channels / groups]`` with its zeros;
+    ``bias``: int64 ``[out_channels]`` in units of the accumulator; ``table``: int64 ``[entries]``,
+    only with ``entries`` > 0."""
+    acc = _sums(p, constants, x)
+    result = saturate(round_shift(acc, p.shift, bool(p.half_up)), p.result_type)
+    if p.entries:
+        values = p.out_type.check(constants["table"], "table")
+        result = lookup(result, values, p.table_offset, p.table_shift)
+    return x.with_data(result)
 
 
 def stimuli(
     rng: torch.Generator, p: NmMatmulParams, frames: int
 ) -> tuple[dict[str, Tensor], list[Stream]]:
-    """Random constants with 0..n nonzeros per group, and frames."""
+    """Random constants with 0..n nonzeros per group, extreme weights among them, and frames."""
     t = p.weight_type
     shape = (p.out_channels, p.group_inputs // p.m, p.m)
     weight = torch.randint(t.min, t.max + 1, shape, generator=rng)
+    kind = torch.randint(0, 8, shape, generator=rng)
+    weight = torch.where(kind == 0, t.min, torch.where(kind == 1, t.max, weight))
     if p.m > 1:
         rank = torch.rand(shape, generator=rng).argsort(-1)
         keep = torch.randint(0, p.n + 1, (*shape[:2], 1), generator=rng)
@@ -221,4 +397,78 @@ def stimuli(
     b = p.bias_type
     bias = torch.randint(b.min // 2, b.max // 2 + 1, (p.out_channels,), generator=rng)
     constants = {"weight": weight.reshape(p.out_channels, -1), "bias": bias}
-    return constants, [random_frames(rng, p.inputs()[0], frames, p.max_tokens)]
+    if p.entries:
+        t = p.out_type
+        constants["table"] = torch.randint(t.min, t.max + 1, (p.entries,), generator=rng)
+    return constants, [random_frames(rng, p.inputs()[0], frames, p.max_tokens, True)]
+
+
+def bins(p: NmMatmulParams, constants: Constants, x: Stream) -> dict[str, int]:
+    """How often constants and frames hit what deserves a test of its own, by name."""
+    out: dict[str, int] = {}
+
+    def count(name: str, hits: Tensor | bool | int) -> None:
+        out[name] = int(hits.sum()) if isinstance(hits, Tensor) else int(hits)
+
+    weight, m = constants["weight"], p.m
+    stored, index = p.compressed(weight)
+    nonzero = weight.reshape(p.out_channels, -1, m) != 0
+    filled = nonzero.sum(-1)
+    for pattern in (1, 2, 4, 8, 16):
+        count(f"m_{pattern}", m == pattern)
+    for number in (0, 1, 2, 3, 4):
+        count(f"groups_with_{number}_nonzeros", (filled == number) * (p.n < m))
+    count("groups_with_n_nonzeros", (filled == p.n) * (p.n < m))
+    for position in range(16):
+        count(f"index_{position}", ((index == position) & (stored != 0)) * (m > 1))
+    count("nonzero_first_in_group", nonzero[..., 0] * (m > 1))
+    count("nonzero_last_in_group", nonzero[..., -1] * (m > 1))
+    count("nonzeros_side_by_side", nonzero[..., 1:] & nonzero[..., :-1])
+    count("stored_zero", stored == 0)
+    count("weight_min", stored == p.weight_type.min)
+    count("weight_max", stored == p.weight_type.max)
+
+    data, t = x.data[x.valid()], p.in_type
+    count("input_min", data == t.min)
+    count("input_max", data == t.max)
+    count("unsigned_inputs", not t.signed)
+    # products of the most negative weight and the most negative input
+    low = (weight == p.weight_type.min).reshape(p.groups, -1, p.group_inputs).any(1).flatten()
+    count("min_times_min", (data[:, low] == t.min) * t.signed * p.weight_type.signed)
+    # a negative product below another one in a shared multiplier
+    lane = torch.arange(x.data.shape[1]) % p.pack
+    below = (x.data < 0) & x.valid()[:, :, None] & (lane < p.pack - 1)[None, :, None]
+    count("negative_below_in_multiplier", below)
+    for number in (1, 2, 3, 4):
+        count(f"tokens_per_multiplier_{number}", p.pack == number)
+
+    acc = _sums(p, constants, x)[x.valid()]
+    exact, r = round_shift(acc, p.shift, bool(p.half_up)), p.result_type
+    half = 1 << (p.shift - 1) if p.shift > 0 else 0
+    tie = (acc & (2 * half - 1)) == half if half else torch.zeros_like(acc, dtype=torch.bool)
+    count("accumulator_negative", acc < 0)
+    count("tie_up", tie & ((exact << max(p.shift, 0)) > acc))
+    count("tie_down", tie & ((exact << max(p.shift, 0)) < acc))
+    count("tie_negative", tie & (acc < 0))
+    count("saturated_low", exact < r.min)
+    count("saturated_high", exact > r.max)
+    count("in_range", (exact >= r.min) & (exact <= r.max))
+    count("left_shift", p.shift < 0)
+    count("no_shift", p.shift == 0)
+    entry = (saturate(exact, r) + p.table_offset) >> p.table_shift
+    count("table_below", (entry < 0) * (p.entries > 0))
+    count("table_above", (entry >= p.entries) * (p.entries > 0))
+    count("table_inside", ((entry >= 0) & (entry < p.entries)) * (p.entries > 0))
+
+    count("token_of_one_beat", p.inputs()[0].beats == 1)
+    count("token_of_one_output_beat", p.output().beats == 1)
+    count("several_groups", p.groups > 1)
+    count("frame_of_one_token", x.length == 1)
+    count("longest_frame", x.length == p.max_tokens)
+    count("package_token", x.package)
+    count("tokens_all_side_by_side", (x.length % p.tp == 0) * (p.tp > 1))
+    count("tokens_partly_filled_end", x.length % p.tp != 0)
+    count("tokens_side_by_side_odd", p.tp % 2 == 1 and p.tp > 1)
+    for ram, name in enumerate(("lut", "block")):
+        count(f"weights_in_{name}_ram", p.weight_ram == ram)
+    return out

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sievit.quant.bins import frame_bins, hits, of, saturation_bins, value_bins
 from sievit.quant.itype import IntType
+from sievit.quant.memories import rom
 from sievit.quant.params import (
     Constants,
     CoreParams,
@@ -62,7 +64,7 @@ class PosEmbedParams(CoreParams):
         return (tokens + 1) * (self.channels // self.simd)
 
     def head_latency(self, tokens: int) -> int:
-        return 3
+        return 4
 
     def foldings(self) -> Iterator[dict[str, int]]:
         for simd in divisors(self.channels):
@@ -72,16 +74,14 @@ class PosEmbedParams(CoreParams):
         out = self.out_type.bits
         depth = (self.max_tokens + 1) * (self.channels // self.simd)
         width = self.simd * self.pos_type.bits
-        # open synthesis: block RAM from 8 kbit per RAMB18, else 1 LUT per bit and 14 words
-        bram18 = max(-(-width // 36), -(-depth * width // 18432))
-        in_bram = depth * width > 8256 * bram18
-        rom_lut, rom_ff = (0.0, 0) if in_bram else (width * max(1.0, depth / 14), width)
+        table = rom(depth, width)
         add = self.simd * max(self.in_type.bits, self.pos_type.bits)
         return Resources(
-            lut=add + 2 * self.simd * out + rom_lut + 2 * depth.bit_length() + 4,
-            ff=add + 3 * self.simd * out + rom_ff + depth.bit_length() + 10,
-            bram36=bram18 / 2 if in_bram else 0,
-        )
+            lut=add + 2 * self.simd * out + table.lut + 2 * depth.bit_length() + 4,
+            ff=2 * self.simd * self.in_type.bits + 3 * self.simd * out + table.ff
+            + 2 * depth.bit_length() + 12,
+            bram36=table.bram36,
+        )  # fmt: skip
 
 
 def pos_embed(p: PosEmbedParams, constants: Constants, x: Stream) -> Stream:
@@ -99,4 +99,22 @@ def stimuli(
     """Random embedding and frames."""
     t = p.pos_type
     pos = torch.randint(t.min, t.max + 1, (p.max_tokens + 1, p.channels), generator=rng)
-    return {"pos": pos}, [random_frames(rng, p.inputs()[0], frames, p.max_tokens)]
+    return {"pos": pos}, [random_frames(rng, p.inputs()[0], frames, p.max_tokens, True)]
+
+
+def bins(p: PosEmbedParams, constants: Constants, x: Stream) -> dict[str, int]:
+    """Functional bins: name -> how often these frames hit it."""
+    batch, tokens, channels = x.data.shape
+    pos = constants["pos"]
+    shifted = torch.cat([torch.zeros(batch, 1, channels, dtype=torch.int64), x.data], 1)
+    total = Stream(shifted + pos[: tokens + 1], x.length + 1, x.package)
+    later = of(Stream(total.data[:, 1:], x.length, x.package))
+    return {
+        **frame_bins(p, x),
+        **value_bins("x", of(x), p.in_type),
+        **value_bins("position", pos, p.pos_type),
+        **saturation_bins("class token", total.data[:, 0], p.out_type),
+        **saturation_bins("y", later, p.out_type),
+        "frame after a shorter one": hits(x.length[1:] > x.length[:-1]),
+        "frame after a longer one": hits(x.length[1:] < x.length[:-1]),
+    }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sievit.quant.bins import frame_bins, hits, of, rounding_bins, saturation_bins, value_bins
 from sievit.quant.itype import IntType
 from sievit.quant.params import (
     Constants,
@@ -88,3 +89,26 @@ def stimuli(
     shared = min(a.data.shape[1], b.data.shape[1])
     other[:, :shared] = b.data[:, :shared]
     return {}, [a, Stream(other, a.length, torch.zeros_like(a.package)).with_data(other)]
+
+
+def bins(p: ResidualAddParams, constants: Constants, a: Stream, b: Stream) -> dict[str, int]:
+    """Functional bins: name -> how often these frames hit it."""
+    x, z = of(a), of(b)
+    total = (x << p.a_shift) + (z << p.b_shift)
+    y = round_shift(total, p.shift, bool(p.half_up))
+    tokens = len(x)
+    return {
+        **frame_bins(p, a),
+        **value_bins("a", x, p.a_type),
+        **value_bins("b", z, p.b_type),
+        "sum of the two least values": hits((x == p.a_type.min) & (z == p.b_type.min)),
+        "sum of the two greatest values": hits((x == p.a_type.max) & (z == p.b_type.max)),
+        "sum of opposite values": hits((total == 0) & (x != 0)),
+        "shift to the left": tokens if p.shift < 0 else 0,
+        "no shift": tokens if p.shift == 0 else 0,
+        "shift to the right": tokens if p.shift > 0 else 0,
+        "steps differ": tokens if p.a_shift != p.b_shift else 0,
+        **rounding_bins("y", total, p.shift),
+        **saturation_bins("y", y, p.out_type),
+        **value_bins("y", saturate(y, p.out_type), p.out_type),
+    }

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sievit.quant.bins import frame_bins, hits, of, rounding_bins, saturation_bins, value_bins
 from sievit.quant.itype import IntType
+from sievit.quant.memories import ram, rom
+from sievit.quant.multiplier import BoothMult
 from sievit.quant.params import (
     Constants,
     CoreParams,
@@ -41,6 +44,8 @@ class TokenMeanParams(CoreParams):
     recip_type: IntType = IntType(17, False)
     shift: int = 16
     half_up: int = 0
+    #: multipliers in 0: LUTs, 1: DSP blocks
+    mult_dsp: int = 0
 
     def __post_init__(self) -> None:
         self.require(self.channels % self.groups == 0, "groups must divide channels")
@@ -64,7 +69,12 @@ class TokenMeanParams(CoreParams):
         return 2 * tokens * (self.channels // self.simd)
 
     def head_latency(self, tokens: int) -> int:
-        return tokens * (self.channels // self.simd) + 4
+        return tokens * (self.channels // self.simd) + 5 + self.multiplier().latency
+
+    def multiplier(self) -> BoothMult:
+        """sum * recip of one lane."""
+        total = self.in_type.bits + (not self.in_type.signed) + self.max_tokens.bit_length()
+        return BoothMult(total, self.recip_type.bits + (not self.recip_type.signed), self.mult_dsp)
 
     def barrier(self) -> bool:
         return True
@@ -75,22 +85,22 @@ class TokenMeanParams(CoreParams):
 
     def resources(self) -> Resources:
         bits, recip = self.in_type.bits, self.recip_type.bits
-        total = bits + self.max_tokens.bit_length()
-        product = 2 * max(total, recip) * (min(total, recip) - 1)  # open synthesis
-        rounding = total + recip
-        depth = 2 * self.max_tokens * (self.channels // self.simd)
-        frame = self.simd * bits
-        # open synthesis: two frames go to block RAM above 64 LUT of LUT RAM per RAMB18
-        lutram = 8 * min(-(-frame // 14) * -(-depth // 32), -(-frame // 7) * -(-depth // 64))
-        bram18 = max(-(-frame // 36), -(-depth * frame // 18432))
-        in_bram = lutram > 64 * bram18
+        beats = self.channels // self.simd
+        mult = self.multiplier()
+        product, total = mult.resources(), mult.a
+        rounded = total + recip + 2 - self.shift
+        frames = ram(2 * self.max_tokens * beats, self.simd * bits)
+        table = rom(self.max_tokens + 1, recip)
+        # two reads of the running sums: of the frame that arrives and of the one that leaves
+        sums = self.simd * total * 2 * -(-2 * beats // 64)
+        lane = product.lut + total + rounded + 2 * bits
         return Resources(
-            lut=self.simd * (product + 3 * total + rounding + 2 * bits)
-            + (0 if in_bram else lutram)
-            + 110,
-            ff=self.simd * (total + rounding + (4 if in_bram else 5) * bits) + 90,
-            bram36=bram18 / 2 if in_bram else 0,
-        )
+            lut=self.simd * lane + sums + frames.lut + table.lut + 110,
+            ff=self.simd * (product.ff + 2 * total + rounded + 4 * bits)
+            + frames.ff + table.ff + 100,
+            dsp=self.simd * product.dsp,
+            bram36=frames.bram36,
+        )  # fmt: skip
 
 
 def token_mean(p: TokenMeanParams, constants: Constants, x: Stream) -> Stream:
@@ -112,6 +122,32 @@ def count_reciprocals(max_tokens: int, shift: int) -> Tensor:
 def stimuli(
     rng: torch.Generator, p: TokenMeanParams, frames: int
 ) -> tuple[dict[str, Tensor], list[Stream]]:
-    """Frames from the class token alone to max_tokens."""
+    """Frames from the class token alone to max_tokens.
+
+    Where the table's type has room, its entries are twice too large, so that the mean saturates.
+    """
     recip = count_reciprocals(p.max_tokens, p.shift)
+    recip = recip * 2 if 2 * int(recip.max()) <= p.recip_type.max else recip
     return {"recip": recip}, [random_frames(rng, p.inputs()[0], frames, p.max_tokens, True)]
+
+
+def bins(p: TokenMeanParams, constants: Constants, x: Stream) -> dict[str, int]:
+    """Functional bins: name -> how often these frames hit it."""
+    count = x.length - 1
+    total = x.data.sum(1) - x.data[:, 0]
+    product = total * constants["recip"][count][:, None]
+    mean = round_shift(product, p.shift, bool(p.half_up))
+    return {
+        **frame_bins(p, x),
+        **value_bins("x", of(x), p.in_type),
+        "no token but the class token": hits(count == 0),
+        "one token beside the class token": hits(count == 1),
+        "two tokens beside the class token": hits(count == 2),
+        "most tokens beside the class token": hits(count == p.max_tokens - 1),
+        "count no power of two": hits((count & (count - 1)) != 0),
+        "group of one beat": len(count) if p.channels == p.groups * p.simd else 0,
+        "group of several beats": len(count) if p.channels > p.groups * p.simd else 0,
+        **value_bins("mean", saturate(mean, p.in_type), p.in_type),
+        **rounding_bins("mean", product, p.shift),
+        **saturation_bins("mean", mean, p.in_type),
+    }

@@ -14,14 +14,19 @@
 /// Channels / Simd beats each, head-major; so has the output. K and V are double-buffered per
 /// frame, q waits for K.
 ///
-/// A row is a query token of HeadsPar heads. Three stages work on consecutive rows; no pipeline
-/// ever stalls half-way, because each stage takes credits for the buffer behind it before it
-/// starts:
-///   score   G = ceil(tokens / M) groups of D = Channels / Heads / Simd cycles, M * Simd products
-///   exp     G cycles, N survivors each
-///   value   D times G cycles, N * Simd products
-/// so that a token takes max(Heads / HeadsPar * G * D, Channels / Simd) cycles.
-/// Latency from a frame's last key: G * D + 2 * G + 24 cycles.
+/// A block is Tp tokens (fewer at the end of a frame: absent ones are computed and dropped) times
+/// HeadsPar heads, Rows rows that share every word of K and V. Four stages work on consecutive
+/// blocks, each with G = ceil(tokens / M) groups of keys and D = Channels / Heads / Simd chunks:
+///   score   G * D cycles, M * Simd products per row, N:M selection once per group
+///   exp     G * N / Par cycles, Par survivors of a row per cycle
+///   prob    G * N / Par cycles, Par products per row
+///   value   D * G cycles, N * Simd products per row
+/// Par is the least divisor of N with N / Par <= D, so that softmax never is the slowest. No pipeline
+/// stalls half-way: a stage takes credits for the buffer behind it before it starts a step.
+///
+/// A frame takes ceil(tokens / Tp) * max(Heads / HeadsPar * G * D, Tp * Channels / Simd) cycles (an
+/// incomplete last Tp counts the tokens that it has) and, in steady state, not one more. A frame starts
+/// when all its keys have come, so one behind a shorter frame waits for them.
 module attention #(
     // Longest frame.
     parameter int unsigned MaxTokens = 1,
@@ -34,31 +39,35 @@ module attention #(
     parameter int unsigned Simd = 2,
     // Heads computed side by side; divides Heads.
     parameter int unsigned HeadsPar = 1,
+    // Query tokens computed side by side.
+    parameter int unsigned Tp = 1,
     parameter int unsigned QBits = 8,
-    parameter int unsigned QSigned = 1,
+    parameter bit QSigned = 1,
     parameter int unsigned KBits = 8,
-    parameter int unsigned KSigned = 1,
+    parameter bit KSigned = 1,
     parameter int unsigned VBits = 8,
-    parameter int unsigned VSigned = 1,
+    parameter bit VSigned = 1,
     parameter int unsigned ExpOffset = 32,
     parameter int unsigned ExpShift = 6,
     parameter int unsigned ExpEntries = 128,
     parameter int unsigned ExpBits = 10,
-    parameter int unsigned ExpSigned = 0,
+    parameter bit ExpSigned = 0,
     // Bits below the leading one that address the reciprocal table.
     parameter int unsigned IndexBits = 6,
     parameter int unsigned RecipBits = 13,
-    parameter int unsigned RecipSigned = 0,
+    parameter bit RecipSigned = 0,
     parameter int ProbShift = 4,
     parameter int unsigned ProbBits = 8,
-    parameter int unsigned ProbSigned = 0,
+    parameter bit ProbSigned = 0,
     parameter int unsigned OutBits = 8,
-    parameter int unsigned OutSigned = 1,
+    parameter bit OutSigned = 1,
     parameter int Shift = 8,
     // 1: round ties up, 0: to even.
-    parameter int unsigned HalfUp = 0,
+    parameter bit HalfUp = 0,
     // 1: products in DSP blocks, 0: in LUTs.
-    parameter int unsigned MultDsp = 0,
+    parameter bit MultDsp = 0,
+    // Memories of K and V: 0: LUT RAM, 1: block RAM, 2: UltraRAM.
+    parameter int unsigned KvRam = 0,
     // ExpEntries words.
     parameter ExpFile = "",
     // 2^IndexBits words.
@@ -93,45 +102,83 @@ module attention #(
 );
   /*verilator no_inline_module*/
 
+  function automatic int unsigned bits_for(int unsigned values);
+    bits_for = values > 1 ? $clog2(values) : 1;
+  endfunction
+
+  function automatic int unsigned larger(int unsigned a, int unsigned b);
+    larger = a > b ? a : b;
+  endfunction
+
+  // Least divisor of N that keeps the softmax as fast as the products.
+  function automatic int unsigned softmax_lanes(int unsigned chunks);
+    softmax_lanes = N;
+    for (int unsigned d = N; d > 0; d--) begin
+      if (N % d == 0 && N / d <= chunks) softmax_lanes = d;
+    end
+  endfunction
+
   localparam int unsigned HeadDim = Channels / Heads;
   localparam int unsigned Chunks = HeadDim / Simd;
   localparam int unsigned HeadGroups = Heads / HeadsPar;
   localparam int unsigned MaxGroups = (MaxTokens + M - 1) / M;
-  localparam int unsigned FrameWords = MaxGroups * HeadGroups * Chunks;
-  localparam int unsigned GroupStep = HeadGroups * Chunks;
+  localparam int unsigned GroupStep = HeadGroups * Chunks;  // words of a group of keys
+  localparam int unsigned Rows = Tp * HeadsPar;
+  localparam int unsigned Par = softmax_lanes(Chunks);
+  localparam int unsigned Subs = N / Par;  // steps per group of the exp and prob stages
 
-  localparam int unsigned AddrBits = $clog2(2 * FrameWords);
-  localparam int unsigned GroupBits = $clog2(MaxGroups + 1);
+  localparam int unsigned AddrBits = $clog2(2 * MaxGroups * GroupStep);
+  localparam int unsigned GroupBits = bits_for(MaxGroups);
   localparam int unsigned CountBits = $clog2(M + 1);
-  localparam int unsigned ChunkBits = (Chunks > 1) ? $clog2(Chunks) : 1;
-  localparam int unsigned HeadBits = (HeadsPar > 1) ? $clog2(HeadsPar) : 1;
-  localparam int unsigned HeadGroupBits = (HeadGroups > 1) ? $clog2(HeadGroups) : 1;
+  localparam int unsigned ChunkBits = bits_for(Chunks);
+  localparam int unsigned HeadBits = bits_for(HeadsPar);
+  localparam int unsigned HeadGroupBits = bits_for(HeadGroups);
+  localparam int unsigned TokenBits = bits_for(Tp);
+  localparam int unsigned SubBits = bits_for(Subs);
+  localparam int unsigned SlotBits = bits_for(M);
 
-  localparam int unsigned QExt = QBits + ((QSigned != 0) ? 0 : 1);
-  localparam int unsigned KExt = KBits + ((KSigned != 0) ? 0 : 1);
-  localparam int unsigned VExt = VBits + ((VSigned != 0) ? 0 : 1);
-  localparam int unsigned QkBits = QExt + KExt;
-  localparam int unsigned ScoreBits =
-      QBits + KBits + $clog2(HeadDim) + ((QSigned == 0 && KSigned == 0) ? 1 : 0);
-  localparam int unsigned DiffBits = ScoreBits + 2;
-  localparam int unsigned EntryBits = (ExpEntries > 1) ? $clog2(ExpEntries) : 1;
+  localparam int unsigned KDigits = (KBits + 1) / 2;
+  localparam int unsigned VDigits = (VBits + 1) / 2;
+  localparam int unsigned ExpDigits = (ExpBits + 1) / 2;
+
+  // All sums of products are signed.
+  localparam int unsigned ProductBits = QBits + KBits + (QSigned || KSigned ? 0 : 1);
+  localparam int unsigned QWidth = QBits + (QSigned ? 2 : 3);  // of a multiple of a query
+  localparam int unsigned PartBits = ProductBits + $clog2(Simd);
+  localparam int unsigned ScoreBits = ProductBits + $clog2(HeadDim);
+  localparam int unsigned DiffBits = larger(ScoreBits, ExpShift) + 1;
+  localparam int unsigned EntryBits = bits_for(ExpEntries);
+  localparam int unsigned ExpPartBits = ExpBits + $clog2(Par);
   localparam int unsigned SumBits = ExpBits + $clog2(MaxGroups * N);
   localparam int unsigned PosMax = SumBits - 1;
-  localparam int unsigned PosBits = $clog2(SumBits + 1);
-  localparam int unsigned NormalBits = (SumBits > IndexBits + 1) ? SumBits : IndexBits + 1;
+  localparam int unsigned PosBits = bits_for(SumBits);
   localparam int unsigned ScaledBits = ExpBits + RecipBits;
   localparam int unsigned AlignedBits = ScaledBits + PosMax;
-  localparam int unsigned PvBits = ProbBits + VExt;
+  localparam int unsigned PvBits = ProbBits + VBits + (VSigned ? 0 : 1);
+  localparam int unsigned PvPartBits = PvBits + $clog2(N);
   localparam int unsigned AccBits = PvBits + $clog2(MaxGroups * N);
 
-  // The row behind, the row ahead, and the groups in the pipeline.
-  localparam int unsigned PtrBits = $clog2(2 * MaxGroups + 12);
-  localparam int unsigned GroupDepth = 1 << PtrBits;
-  // Rows between the score and the value stage.
-  localparam int unsigned RowBits = 5;
-  localparam int unsigned RowDepth = 1 << RowBits;
-  localparam int unsigned OutPtrBits = $clog2(2 * Chunks + 12);
-  localparam int unsigned OutDepth = 1 << OutPtrBits;
+  // Pipelines: cycles from a step's issue to the register that holds ...
+  localparam int unsigned ScoreAt = 2 + (MultDsp ? 2 : KDigits + 1) + $clog2(Simd);  // ... the score
+  localparam int unsigned TopAt = ScoreAt + (N == M ? $clog2(M) : 3);  // ... the group's maximum
+  localparam int unsigned ExpAt = 4;  // ... the exponentials
+  localparam int unsigned SumAt = ExpAt + $clog2(Par) + 1;  // ... their sum
+  localparam int unsigned RecipAt = SumAt + 3;  // ... its reciprocal
+  localparam int unsigned ScaledAt = 1 + (MultDsp ? 2 : ExpDigits + 1);
+  localparam int unsigned ProbAt = ScaledAt + 3;  // ... the probabilities
+  localparam int unsigned AccAt = 3 + (MultDsp ? 2 : VDigits + 1) + $clog2(N);  // ... the sum of the values
+  localparam int unsigned OutAt = AccAt + 2;  // ... the output
+  localparam int unsigned SurvivorAt = (N == M) ? ScoreAt : TopAt;
+
+  // Buffers: what a block needs, and what comes and goes while its last step passes the pipeline.
+  localparam int unsigned SurvivorPtrBits = bits_for(MaxGroups + (TopAt + Subs) / Chunks + 2);
+  localparam int unsigned ExpPtrBits = bits_for(MaxGroups * Subs + RecipAt + 2);
+  localparam int unsigned ProbPtrBits =
+      bits_for((Subs == 1 ? MaxGroups : 2 * MaxGroups) + ProbAt + 3);
+  localparam int unsigned BlockPtrBits =
+      bits_for(5 + (TopAt + RecipAt + ProbAt + 4 + Chunks - 1) / Chunks);
+  localparam int unsigned OutPtrBits =
+      bits_for(2 * Chunks * (Tp > 1 ? HeadGroups : 1) + OutAt + 4);
 
   if (Channels % Heads != 0 || HeadDim % Simd != 0 || Heads % HeadsPar != 0) begin : gen_bad_shape
     $error("attention: Heads must divide Channels, Simd a head, HeadsPar Heads");
@@ -139,31 +186,15 @@ module attention #(
   if (N == 0 || N > M || MaxTokens == 0 || ExpOffset >> ExpShift != 0) begin : gen_bad_range
     $error("attention: needs 1 <= N <= M, MaxTokens >= 1, ExpOffset < 2^ExpShift");
   end
-  if (ExpSigned != 0 || RecipSigned != 0 || ProbSigned != 0) begin : gen_bad_sign
+  if (Tp == 0 || KvRam > 2) begin : gen_bad_folding
+    $error("attention: needs Tp >= 1, KvRam <= 2");
+  end
+  if (ExpSigned || RecipSigned || ProbSigned) begin : gen_bad_sign
     $error("attention: exp, recip and prob must be unsigned");
   end
   if (AlignedBits > 62 || AccBits > 62) begin : gen_bad_width
     $error("attention: an intermediate value needs more than 62 bits");
   end
-
-  // Travels with a group of keys, a group of survivors or a group of probabilities.
-  typedef struct packed {
-    logic valid;
-    logic first;      // of the row (score: of the group's chunks)
-    logic last;
-    logic row_first;
-    logic row_last;
-    logic frame_last; // last row of the frame; meaningful with row_last
-    logic user;
-    logic [CountBits-1:0] count;  // keys in the group
-  } flags_t;
-
-  // One per pipeline stage; no stage uses all fields.
-  /* verilator lint_off UNUSEDSIGNAL */
-  flags_t s0, s1_q, s2_q, s3_q, s4_q, s5_q, s6_q;
-  flags_t x0, x1_q, x2_q, x3_q, x4_q, x5_q, x6_q, x7_q;
-  flags_t y0, y1_q, y2_q, y3_q, y4_q, y5_q, y6_q, y7_q, y8_q, y9_q;
-  /* verilator lint_on UNUSEDSIGNAL */
 
   logic [ExpBits-1:0] exp_rom [ExpEntries];
   logic [RecipBits-1:0] recip_rom [1 << IndexBits];
@@ -176,11 +207,25 @@ module attention #(
   logic unused;
   assign unused = ^{s_axis_k_tuser, s_axis_v_tuser};
 
+  // Rounding and saturation in two steps: first the quotient rounded down, whether to round it up, and
+  // whether it is at or beyond the end of the range, where rounding up changes nothing any more.
+  function automatic logic round_up(logic signed [63:0] x, int s);
+    logic half, odd, sticky;
+    half = 1'(x >> (s - 1));
+    odd = 1'(x >> s);
+    sticky = (x & ~(64'hFFFF_FFFF_FFFF_FFFF << (s - 1))) != 64'd0;
+    round_up = s > 0 && half && (HalfUp || sticky || odd);
+  endfunction
+
+  function automatic logic signed [63:0] quotient(logic signed [63:0] x, int s);
+    quotient = s > 0 ? x >>> s : x <<< -s;
+  endfunction
+
   // ---- Memories of K and V -------------------------------------------------------------------
-  logic k_valid, k_take, v_valid, v_take, v_release;
-  logic [GroupBits-1:0] k_groups;
+  logic k_valid, k_take, v_valid, v_take;
+  logic [GroupBits-1:0] k_last;
   logic [CountBits-1:0] k_tail;
-  logic [AddrBits-1:0] k_base, k_addr, v_base, v_addr;
+  logic [AddrBits-1:0] k_base, k_addr_q, v_base, v_addr_q;  // _q: relative to the frame
   logic [HeadsPar*M*Simd*KBits-1:0] k_data;
   logic [HeadsPar*M*Simd*VBits-1:0] v_data;
 
@@ -190,7 +235,8 @@ module attention #(
       .Lanes(M),
       .HeadGroups(HeadGroups),
       .Chunks(Chunks),
-      .MaxTokens(MaxTokens)
+      .MaxTokens(MaxTokens),
+      .Ram(KvRam)
   ) u_k (
       .clk_i,
       .rst_ni,
@@ -199,12 +245,11 @@ module attention #(
       .s_axis_tready(s_axis_k_tready),
       .s_axis_tlast(s_axis_k_tlast),
       .frame_valid_o(k_valid),
-      .frame_groups_o(k_groups),
+      .frame_last_o(k_last),
       .frame_tail_o(k_tail),
       .frame_base_o(k_base),
       .take_i(k_take),
-      .release_i(k_take),
-      .addr_i(k_addr),
+      .addr_i(k_base + k_addr_q),
       .data_o(k_data)
   );
 
@@ -215,7 +260,8 @@ module attention #(
       .Lanes(M),
       .HeadGroups(HeadGroups),
       .Chunks(Chunks),
-      .MaxTokens(MaxTokens)
+      .MaxTokens(MaxTokens),
+      .Ram(KvRam)
   ) u_v (
       .clk_i,
       .rst_ni,
@@ -224,44 +270,40 @@ module attention #(
       .s_axis_tready(s_axis_v_tready),
       .s_axis_tlast(s_axis_v_tlast),
       .frame_valid_o(v_valid),
-      .frame_groups_o(),  // the rows bring their own count
+      .frame_last_o(),  // the blocks bring their own count
       .frame_tail_o(),
       .frame_base_o(v_base),
       .take_i(v_take),
-      .release_i(v_release),
-      .addr_i(v_addr),
+      .addr_i(v_base + v_addr_q),
       .data_o(v_data)
   );
   /* verilator lint_on PINCONNECTEMPTY */
 
-  // ---- Rows of q: one in use, one coming -----------------------------------------------------
+  // ---- Queries: those in use, those coming ---------------------------------------------------
+  // Several tokens wait for each other with all their heads, one token only with those of a block.
+  localparam int unsigned QGroups = Tp > 1 ? HeadGroups : 1;
+  localparam int unsigned QBits2 = bits_for(QGroups * Chunks);
+
   logic [1:0] q_full_q, q_last_q, q_user_q;
-  logic q_wr_q, q_rd_q, q_accept, q_chunk_end, q_row_end, q_free;
+  logic [1:0][TokenBits-1:0] q_lanes_q;  // tokens - 1
+  logic q_wr_q, q_rd_q, q_accept, q_chunk_end, q_head_end, q_token_end, q_bank_end, q_free;
   logic [HeadBits-1:0] q_head_q;
-  logic [ChunkBits-1:0] q_chunk_q, s_chunk_q;
-  logic [HeadsPar*Simd*QBits-1:0] q_data;
+  logic [ChunkBits-1:0] q_chunk_q;
+  logic [TokenBits-1:0] q_token_q;
+  logic [QBits2-1:0] q_word_q, q_base_q, s_word_q;
 
   assign s_axis_q_tready = !q_full_q[q_wr_q];
   assign q_accept = s_axis_q_tvalid && s_axis_q_tready;
   assign q_chunk_end = q_chunk_q == ChunkBits'(Chunks - 1);
-  assign q_row_end = q_chunk_end && q_head_q == HeadBits'(HeadsPar - 1);
-
-  for (genvar h = 0; h < HeadsPar; h++) begin : gen_q
-    logic [Simd*QBits-1:0] mem [2 << ChunkBits];
-    logic [Simd*QBits-1:0] data_q;
-
-    always_ff @(posedge clk_i) begin
-      if (q_accept && q_head_q == HeadBits'(h)) mem[{q_wr_q, q_chunk_q}] <= s_axis_q_tdata;
-      data_q <= mem[{q_rd_q, s_chunk_q}];
-    end
-
-    assign q_data[h*Simd*QBits +: Simd*QBits] = data_q;
-  end
+  assign q_head_end = q_chunk_end && q_head_q == HeadBits'(HeadsPar - 1);
+  assign q_token_end = q_head_end && q_word_q == QBits2'(QGroups * Chunks - 1);
+  assign q_bank_end = q_token_end && (q_token_q == TokenBits'(Tp - 1) || s_axis_q_tlast);
 
   always_ff @(posedge clk_i) begin
     if (q_accept) begin
       q_last_q[q_wr_q] <= s_axis_q_tlast;
       q_user_q[q_wr_q] <= s_axis_q_tuser;
+      q_lanes_q[q_wr_q] <= q_token_q;
     end
   end
 
@@ -272,6 +314,9 @@ module attention #(
       q_rd_q <= 1'b0;
       q_head_q <= '0;
       q_chunk_q <= '0;
+      q_token_q <= '0;
+      q_word_q <= '0;
+      q_base_q <= '0;
     end else begin
       if (q_free) begin
         q_full_q[q_rd_q] <= 1'b0;
@@ -279,8 +324,14 @@ module attention #(
       end
       if (q_accept) begin
         q_chunk_q <= q_chunk_end ? '0 : q_chunk_q + 1'b1;
-        if (q_chunk_end) q_head_q <= q_row_end ? '0 : q_head_q + 1'b1;
-        if (q_row_end) begin
+        q_word_q <= q_chunk_end ? q_base_q : q_word_q + 1'b1;
+        if (q_chunk_end) q_head_q <= q_head_end ? '0 : q_head_q + 1'b1;
+        if (q_head_end) begin
+          q_word_q <= q_token_end ? '0 : q_word_q + 1'b1;
+          q_base_q <= q_token_end ? '0 : q_word_q + 1'b1;
+        end
+        if (q_token_end) q_token_q <= q_bank_end ? '0 : q_token_q + 1'b1;
+        if (q_bank_end) begin
           q_full_q[q_wr_q] <= 1'b1;
           q_wr_q <= !q_wr_q;
         end
@@ -288,729 +339,853 @@ module attention #(
     end
   end
 
-  // ---- Credits -------------------------------------------------------------------------------
-  // Free entries of: survivor groups, probability groups, rows in flight, output chunks.
-  logic s_issue, s_group_first, s_row_first, x_issue;
-  logic y_issue, y_chunk_first, y_chunk_last, y_row_last;
+  // ---- Credits: free entries of the buffers --------------------------------------------------
+  logic s_issue, s_group_first, s_block_first;
+  logic x_issue, x_group_end;
+  logic p_issue, p_group_first;
+  logic y_issue, y_chunk_first, y_chunk_last, y_block_end;
   logic out_pop;
-  logic [PtrBits:0] survivor_credit_q, exp_credit_q;
-  logic [RowBits:0] row_credit_q;
+  logic [SurvivorPtrBits:0] survivor_credit_q;
+  logic [ExpPtrBits:0] exp_credit_q;
+  logic [ProbPtrBits:0] prob_credit_q;
+  logic [BlockPtrBits:0] block_credit_q;
   logic [OutPtrBits:0] out_credit_q;
 
   always_ff @(posedge clk_i) begin
     if (!rst_ni) begin
-      survivor_credit_q <= (PtrBits + 1)'(GroupDepth);
-      exp_credit_q <= (PtrBits + 1)'(GroupDepth);
-      row_credit_q <= (RowBits + 1)'(RowDepth);
-      out_credit_q <= (OutPtrBits + 1)'(OutDepth);
+      survivor_credit_q <= (SurvivorPtrBits + 1)'(1 << SurvivorPtrBits);
+      exp_credit_q <= (ExpPtrBits + 1)'(1 << ExpPtrBits);
+      prob_credit_q <= (ProbPtrBits + 1)'(1 << ProbPtrBits);
+      block_credit_q <= (BlockPtrBits + 1)'(1 << BlockPtrBits);
+      out_credit_q <= (OutPtrBits + 1)'(1 << OutPtrBits);
     end else begin
-      survivor_credit_q <= survivor_credit_q + (PtrBits + 1)'(x_issue)
-                           - (PtrBits + 1)'(s_issue && s_group_first);
-      exp_credit_q <= exp_credit_q + (PtrBits + 1)'(y_issue && y_chunk_last)
-                      - (PtrBits + 1)'(x_issue);
-      row_credit_q <= row_credit_q + (RowBits + 1)'(y_issue && y_row_last)
-                      - (RowBits + 1)'(s_issue && s_row_first);
+      survivor_credit_q <= survivor_credit_q + (SurvivorPtrBits + 1)'(x_issue && x_group_end)
+                           - (SurvivorPtrBits + 1)'(s_issue && s_group_first);
+      exp_credit_q <= exp_credit_q + (ExpPtrBits + 1)'(p_issue) - (ExpPtrBits + 1)'(x_issue);
+      prob_credit_q <= prob_credit_q + (ProbPtrBits + 1)'(y_issue && y_chunk_last)
+                       - (ProbPtrBits + 1)'(p_issue && p_group_first);
+      block_credit_q <= block_credit_q + (BlockPtrBits + 1)'(y_issue && y_block_end)
+                        - (BlockPtrBits + 1)'(s_issue && s_block_first);
       out_credit_q <= out_credit_q + (OutPtrBits + 1)'(out_pop)
                       - (OutPtrBits + 1)'(y_issue && y_chunk_first);
     end
   end
 
-  // ---- Score stage: issue --------------------------------------------------------------------
+`ifndef SYNTHESIS
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      assert (32'(survivor_credit_q) <= 1 << SurvivorPtrBits) else $error("survivors overflow");
+      assert (32'(exp_credit_q) <= 1 << ExpPtrBits) else $error("exponentials overflow");
+      assert (32'(prob_credit_q) <= 1 << ProbPtrBits) else $error("probabilities overflow");
+      assert (32'(block_credit_q) <= 1 << BlockPtrBits) else $error("blocks overflow");
+      assert (32'(out_credit_q) <= 1 << OutPtrBits) else $error("outputs overflow");
+    end
+  end
+`endif
+
+  // ---- Blocks in flight ----------------------------------------------------------------------
+  typedef struct packed {
+    logic [GroupBits-1:0] last;   // number of the last group, from 0
+    logic [CountBits-1:0] tail;   // keys in it
+    logic [TokenBits-1:0] lanes;  // tokens - 1
+    logic frame_last;
+    logic user;
+  } block_t;
+
+  block_t block_mem [1 << BlockPtrBits];
+  /* verilator lint_off UNUSEDSIGNAL */
+  block_t s_block, x_block, p_block, y_block;  // no stage needs all of it
+  /* verilator lint_on UNUSEDSIGNAL */
+  // Blocks that began, were scored, were summed, have probabilities; that exp, prob and value work on.
+  logic [BlockPtrBits:0] begun_q, scored_q, summed_q, probed_q, x_at_q, p_at_q, y_at_q;
+
+  always_ff @(posedge clk_i) begin
+    if (s_issue && s_block_first) block_mem[begun_q[BlockPtrBits-1:0]] <= s_block;
+  end
+
+  assign x_block = block_mem[x_at_q[BlockPtrBits-1:0]];
+  assign p_block = block_mem[p_at_q[BlockPtrBits-1:0]];
+  assign y_block = block_mem[y_at_q[BlockPtrBits-1:0]];
+
+  // ---- Score stage: control ------------------------------------------------------------------
+  typedef struct packed {
+    logic group_first;  // first, last chunk of the group
+    logic group_last;
+    logic block_first;  // in the block's first, last group
+    logic block_last;
+    logic [CountBits-1:0] count;  // keys in the group
+  } score_flags_t;
+
+  logic [ChunkBits-1:0] s_chunk_q;
   logic [GroupBits-1:0] s_group_q;
   logic [HeadGroupBits-1:0] s_head_group_q;
-  logic [AddrBits-1:0] s_row_base_q, s_base_q;  // relative to the frame
-  logic s_group_last, s_row_last;
+  logic [AddrBits-1:0] s_base_q;  // of the block in the frame
+  logic [QBits2-1:0] s_word_base_q;
+  logic s_group_end, s_block_end, s_heads_end;
+  score_flags_t s_flags;
+  logic [TopAt:1] s_valid_q;
+  score_flags_t [TopAt:1] s_flags_q;
 
   assign s_group_first = s_chunk_q == '0;
-  assign s_group_last = s_chunk_q == ChunkBits'(Chunks - 1);
-  assign s_row_first = s_group_first && s_group_q == '0;
-  assign s_row_last = s_group_last && s_group_q == k_groups - 1'b1;
+  assign s_group_end = s_chunk_q == ChunkBits'(Chunks - 1);
+  assign s_block_first = s_group_first && s_group_q == '0;
+  assign s_block_end = s_group_end && s_group_q == k_last;
+  assign s_heads_end = s_head_group_q == HeadGroupBits'(HeadGroups - 1);
   assign s_issue = q_full_q[q_rd_q] && k_valid && (!s_group_first || survivor_credit_q != '0)
-                   && (!s_row_first || row_credit_q != '0);
-  assign q_free = s_issue && s_row_last;
-  assign k_take = q_free && q_last_q[q_rd_q];
-  assign k_addr = k_base + s_base_q + AddrBits'(s_chunk_q);
+                   && (!s_block_first || block_credit_q != '0);
+  assign q_free = s_issue && s_block_end && (QGroups == 1 || s_heads_end);
+  assign k_take = s_issue && s_block_end && s_heads_end && q_last_q[q_rd_q];
 
   always_comb begin
-    s0.valid = s_issue;
-    s0.first = s_group_first;
-    s0.last = s_group_last;
-    s0.row_first = s_group_q == '0;
-    s0.row_last = s_row_last;
-    s0.frame_last = q_last_q[q_rd_q];
-    s0.user = q_user_q[q_rd_q];
-    s0.count = (s_group_q == k_groups - 1'b1) ? k_tail : CountBits'(M);
+    s_block.last = k_last;
+    s_block.tail = k_tail;
+    s_block.lanes = q_lanes_q[q_rd_q];
+    s_block.frame_last = q_last_q[q_rd_q] && s_heads_end;
+    s_block.user = q_user_q[q_rd_q];
+    s_flags.group_first = s_group_first;
+    s_flags.group_last = s_group_end;
+    s_flags.block_first = s_group_q == '0;
+    s_flags.block_last = s_group_q == k_last;
+    s_flags.count = (s_group_q == k_last) ? k_tail : CountBits'(M);
   end
 
   always_ff @(posedge clk_i) begin
+    s_flags_q <= {s_flags_q[TopAt-1:1], s_flags};
     if (!rst_ni) begin
       s_chunk_q <= '0;
       s_group_q <= '0;
       s_head_group_q <= '0;
-      s_row_base_q <= '0;
       s_base_q <= '0;
-    end else if (s_issue) begin
-      s_chunk_q <= s_group_last ? '0 : s_chunk_q + 1'b1;
-      if (s_group_last) begin
-        s_group_q <= s_group_q + 1'b1;
-        s_base_q <= s_base_q + AddrBits'(GroupStep);
-      end
-      if (s_row_last) begin
-        s_group_q <= '0;
-        if (s_head_group_q == HeadGroupBits'(HeadGroups - 1)) begin
-          s_head_group_q <= '0;
-          s_row_base_q <= '0;
-          s_base_q <= '0;
-        end else begin
-          s_head_group_q <= s_head_group_q + 1'b1;
-          s_row_base_q <= s_row_base_q + AddrBits'(Chunks);
-          s_base_q <= s_row_base_q + AddrBits'(Chunks);
-        end
-      end
-    end
-  end
-
-  always_ff @(posedge clk_i) begin
-    if (!rst_ni) begin
-      s1_q <= '0;
-      s2_q <= '0;
-      s3_q <= '0;
-      s4_q <= '0;
-      s5_q <= '0;
-      s6_q <= '0;
+      k_addr_q <= '0;
+      s_word_base_q <= '0;
+      s_word_q <= '0;
+      s_valid_q <= '0;
+      begun_q <= '0;
+      scored_q <= '0;
     end else begin
-      s1_q <= s0;
-      s2_q <= s1_q;
-      s3_q <= s2_q;
-      s4_q <= s3_q;
-      s4_q.valid <= s3_q.valid && s3_q.last;
-      s5_q <= s4_q;
-      s6_q <= s5_q;
-    end
-  end
-
-  // ---- Score stage: products, sums -----------------------------------------------------------
-  logic signed [QkBits-1:0] qk [HeadsPar][M][Simd];
-  logic signed [ScoreBits-1:0] qk_tree [HeadsPar][M][Simd];
-  logic signed [ScoreBits-1:0] partial_q [HeadsPar][M];
-  logic signed [ScoreBits-1:0] score_q [HeadsPar][M];
-
-  function automatic logic signed [QkBits-1:0] multiply_qk(
-    input logic [QBits-1:0] a, input logic [KBits-1:0] b
-  );
-    multiply_qk = ((QSigned != 0) ? QkBits'(signed'(a)) : QkBits'(a))
-                  * ((KSigned != 0) ? QkBits'(signed'(b)) : QkBits'(b));
-  endfunction
-
-  if (MultDsp != 0) begin : gen_qk_dsp
-    (* use_dsp = "yes" *) logic signed [QkBits-1:0] product_q [HeadsPar][M][Simd];
-    always_ff @(posedge clk_i) begin
-      for (int unsigned h = 0; h < HeadsPar; h++) begin
-        for (int unsigned j = 0; j < M; j++) begin
-          for (int unsigned c = 0; c < Simd; c++) begin
-            product_q[h][j][c] <= multiply_qk(q_data[(h*Simd+c)*QBits +: QBits],
-                                              k_data[((h*M+j)*Simd+c)*KBits +: KBits]);
-          end
+      s_valid_q <= {s_valid_q[TopAt-1:1], s_issue};
+      s_valid_q[ScoreAt] <= s_valid_q[ScoreAt-1] && s_flags_q[ScoreAt-1].group_last;
+      if (s_valid_q[TopAt] && s_flags_q[TopAt].block_last) scored_q <= scored_q + 1'b1;
+      if (s_issue) begin
+        if (s_block_first) begun_q <= begun_q + 1'b1;
+        s_chunk_q <= s_group_end ? '0 : s_chunk_q + 1'b1;
+        k_addr_q <= k_addr_q + 1'b1;
+        s_word_q <= s_word_q + 1'b1;
+        if (s_group_end) begin
+          s_group_q <= s_group_q + 1'b1;
+          k_addr_q <= k_addr_q + AddrBits'(GroupStep - Chunks + 1);
+          s_word_q <= s_word_base_q;
+        end
+        if (s_block_end) begin
+          s_group_q <= '0;
+          s_head_group_q <= s_heads_end ? '0 : s_head_group_q + 1'b1;
+          s_base_q <= s_heads_end ? '0 : s_base_q + AddrBits'(Chunks);
+          k_addr_q <= s_heads_end ? '0 : s_base_q + AddrBits'(Chunks);
+          s_word_base_q <= (QGroups == 1 || s_heads_end) ? '0 : s_word_q + 1'b1;
+          s_word_q <= (QGroups == 1 || s_heads_end) ? '0 : s_word_q + 1'b1;
         end
       end
     end
-    assign qk = product_q;
-  end else begin : gen_qk_lut
-    (* use_dsp = "no" *) logic signed [QkBits-1:0] product_q [HeadsPar][M][Simd];
-    always_ff @(posedge clk_i) begin
-      for (int unsigned h = 0; h < HeadsPar; h++) begin
-        for (int unsigned j = 0; j < M; j++) begin
-          for (int unsigned c = 0; c < Simd; c++) begin
-            product_q[h][j][c] <= multiply_qk(q_data[(h*Simd+c)*QBits +: QBits],
-                                              k_data[((h*M+j)*Simd+c)*KBits +: KBits]);
-          end
-        end
-      end
-    end
-    assign qk = product_q;
   end
+
+  // ---- Exp stage: control --------------------------------------------------------------------
+  typedef struct packed {
+    logic first;  // first, last step of the block
+    logic last;
+    logic [SubBits-1:0] sub;
+    logic [CountBits-1:0] count;  // keys in the group
+  } exp_flags_t;
+
+  logic [SubBits-1:0] x_sub_q;
+  logic [GroupBits-1:0] x_group_q;
+  logic [SurvivorPtrBits-1:0] survivor_wr_q, survivor_rd_q;
+  logic x_block_end;
+  exp_flags_t x_flags;
+  logic [RecipAt:1] x_valid_q;
+  /* verilator lint_off UNUSEDSIGNAL */
+  exp_flags_t [SumAt-1:1] x_flags_q;  // the last stages need a part of it
+  /* verilator lint_on UNUSEDSIGNAL */
+
+  assign x_group_end = x_sub_q == SubBits'(Subs - 1);
+  assign x_block_end = x_group_end && x_group_q == x_block.last;
+  assign x_issue = scored_q != x_at_q && exp_credit_q != '0;
 
   always_comb begin
-    for (int unsigned h = 0; h < HeadsPar; h++) begin
-      for (int unsigned j = 0; j < M; j++) begin
-        for (int unsigned c = 0; c < Simd; c++) qk_tree[h][j][c] = ScoreBits'(qk[h][j][c]);
-        for (int unsigned s = 1; s < Simd; s = 2 * s) begin
-          for (int unsigned c = 0; c + s < Simd; c = c + 2 * s) begin
-            qk_tree[h][j][c] = qk_tree[h][j][c] + qk_tree[h][j][c+s];
-          end
-        end
-      end
-    end
+    x_flags.first = x_group_q == '0 && x_sub_q == '0;
+    x_flags.last = x_block_end;
+    x_flags.sub = x_sub_q;
+    x_flags.count = (x_group_q == x_block.last) ? x_block.tail : CountBits'(M);
   end
 
   always_ff @(posedge clk_i) begin
-    for (int unsigned h = 0; h < HeadsPar; h++) begin
-      for (int unsigned j = 0; j < M; j++) begin
-        partial_q[h][j] <= qk_tree[h][j][0];
-        if (s3_q.valid) score_q[h][j] <= partial_q[h][j] + (s3_q.first ? '0 : score_q[h][j]);
-      end
-    end
-  end
-
-  // ---- Selection: survivors of a group and its maximum ---------------------------------------
-  logic signed [ScoreBits-1:0] five_score_q [HeadsPar][M];
-  logic signed [ScoreBits-1:0] six_score_q [HeadsPar][N];
-  logic signed [ScoreBits-1:0] six_max_q [HeadsPar];
-  logic [PtrBits-1:0] survivor_wr_q, survivor_rd_q, exp_wr_q, exp_rd_q, exp_addr;
-  logic [Simd*VBits-1:0] y5_value_q [HeadsPar][N];
-  logic [HeadsPar*N*ScoreBits-1:0] survivor_mem [GroupDepth];
-  logic [HeadsPar*N*ScoreBits-1:0] survivor_word, x1_score_q;
-
-  always_ff @(posedge clk_i) five_score_q <= score_q;
-
-  if (N == M) begin : gen_dense
-    logic signed [ScoreBits-1:0] tree [HeadsPar][M];
-
-    always_comb begin
-      for (int unsigned h = 0; h < HeadsPar; h++) begin
-        for (int unsigned j = 0; j < M; j++) begin
-          tree[h][j] = (CountBits'(j) < s5_q.count) ? five_score_q[h][j]
-                                                    : {1'b1, {(ScoreBits - 1){1'b0}}};
-        end
-        for (int unsigned s = 1; s < M; s = 2 * s) begin
-          for (int unsigned j = 0; j + s < M; j = j + 2 * s) begin
-            if (tree[h][j+s] > tree[h][j]) tree[h][j] = tree[h][j+s];
-          end
-        end
-      end
-    end
-
-    always_ff @(posedge clk_i) begin
-      six_score_q <= five_score_q;
-      for (int unsigned h = 0; h < HeadsPar; h++) begin
-        six_max_q[h] <= tree[h][0];
-        for (int unsigned r = 0; r < N; r++) begin
-          y5_value_q[h][r] <= v_data[(h*M+r)*Simd*VBits +: Simd*VBits];
-        end
-      end
-    end
-  end else begin : gen_select
-    localparam int unsigned SlotBits = $clog2(M);
-
-    // rank: how many keys of the group go before this one; absent keys, the highest, go last
-    logic [SlotBits-1:0] rank_d [HeadsPar][M];
-    logic [SlotBits-1:0] rank_q [HeadsPar][M];
-    logic signed [ScoreBits-1:0] slot_score [HeadsPar][N];
-    logic [SlotBits-1:0] slot_index [HeadsPar][N];
-    logic [HeadsPar*N*SlotBits-1:0] six_index_q, x1_index_q, x2_index_q, x3_index_q;
-    logic [HeadsPar*N*SlotBits-1:0] y1_index_q, y2_index_q, y3_index_q, y4_index_q;
-    logic [HeadsPar*N*SlotBits-1:0] index_mem [GroupDepth];
-    logic [HeadsPar*N*SlotBits-1:0] exp_index_mem [GroupDepth];
-
-    always_comb begin
-      for (int unsigned h = 0; h < HeadsPar; h++) begin
-        for (int unsigned j = 0; j < M; j++) begin
-          rank_d[h][j] = '0;
-          for (int unsigned i = 0; i < M; i++) begin
-            if (i < j) begin
-              if (CountBits'(j) >= s4_q.count || score_q[h][i] >= score_q[h][j]) begin
-                rank_d[h][j] = rank_d[h][j] + 1'b1;
-              end
-            end else if (i > j) begin
-              if (CountBits'(i) < s4_q.count && score_q[h][i] > score_q[h][j]) begin
-                rank_d[h][j] = rank_d[h][j] + 1'b1;
-              end
-            end
-          end
-        end
-      end
-    end
-
-    always_comb begin
-      for (int unsigned h = 0; h < HeadsPar; h++) begin
-        for (int unsigned r = 0; r < N; r++) begin
-          slot_score[h][r] = '0;
-          slot_index[h][r] = '0;
-          for (int unsigned j = 0; j < M; j++) begin
-            if (rank_q[h][j] == SlotBits'(r)) begin
-              slot_score[h][r] = slot_score[h][r] | five_score_q[h][j];
-              slot_index[h][r] = slot_index[h][r] | SlotBits'(j);
-            end
-          end
-        end
-      end
-    end
-
-    always_ff @(posedge clk_i) begin
-      rank_q <= rank_d;
-      six_score_q <= slot_score;
-      for (int unsigned h = 0; h < HeadsPar; h++) begin
-        six_max_q[h] <= slot_score[h][0];
-        for (int unsigned r = 0; r < N; r++) begin
-          six_index_q[(h*N+r)*SlotBits +: SlotBits] <= slot_index[h][r];
-        end
-      end
-    end
-
-    // the indices go beside the scores and the exponentials
-    always_ff @(posedge clk_i) begin
-      if (s6_q.valid) index_mem[survivor_wr_q] <= six_index_q;
-      x1_index_q <= index_mem[survivor_rd_q];
-    end
-
-    always_ff @(posedge clk_i) begin
-      if (x3_q.valid) exp_index_mem[exp_wr_q] <= x3_index_q;
-      y1_index_q <= exp_index_mem[exp_addr];
-    end
-
-    always_ff @(posedge clk_i) begin
-      x2_index_q <= x1_index_q;
-      x3_index_q <= x2_index_q;
-      y2_index_q <= y1_index_q;
-      y3_index_q <= y2_index_q;
-      y4_index_q <= y3_index_q;
-    end
-
-    // the values of the survivors
-    always_ff @(posedge clk_i) begin
-      for (int unsigned h = 0; h < HeadsPar; h++) begin
-        for (int unsigned r = 0; r < N; r++) begin
-          y5_value_q[h][r] <= v_data[
-              (h*M + 32'(y4_index_q[(h*N+r)*SlotBits +: SlotBits]))*Simd*VBits +: Simd*VBits];
-        end
-      end
-    end
-  end
-
-  always_comb begin
-    for (int unsigned h = 0; h < HeadsPar; h++) begin
-      for (int unsigned r = 0; r < N; r++) begin
-        survivor_word[(h*N+r)*ScoreBits +: ScoreBits] = six_score_q[h][r];
-      end
-    end
-  end
-
-  always_ff @(posedge clk_i) begin
-    if (s6_q.valid) survivor_mem[survivor_wr_q] <= survivor_word;
-    x1_score_q <= survivor_mem[survivor_rd_q];
-  end
-
-  // ---- Rows whose scores are complete --------------------------------------------------------
-  localparam int unsigned ScoredBits = HeadsPar * ScoreBits + GroupBits + CountBits + 2;
-
-  logic [RowBits:0] scored_wr_q, scored_rd_q;
-  logic [ScoredBits-1:0] scored_mem [RowDepth];
-  logic [HeadsPar*ScoreBits-1:0] row_max, row_max_q, x_max, x1_max_q;
-  logic [GroupBits-1:0] row_groups, row_groups_q, x_groups, x_group_q;
-  logic [CountBits-1:0] x_tail;
-  logic x_valid, x_row_last, x_frame_last, x_user;
-
-  always_comb begin
-    row_groups = (s6_q.row_first ? '0 : row_groups_q) + 1'b1;
-    row_max = row_max_q;
-    for (int unsigned h = 0; h < HeadsPar; h++) begin
-      if (s6_q.row_first || six_max_q[h] > $signed(row_max_q[h*ScoreBits +: ScoreBits])) begin
-        row_max[h*ScoreBits +: ScoreBits] = six_max_q[h];
-      end
-    end
-  end
-
-  always_ff @(posedge clk_i) begin
-    if (s6_q.valid) begin
-      row_max_q <= row_max;
-      row_groups_q <= row_groups;
-    end
-  end
-
-  always_ff @(posedge clk_i) begin
-    if (s6_q.valid && s6_q.row_last) begin
-      scored_mem[scored_wr_q[RowBits-1:0]] <=
-          {row_max, row_groups, s6_q.count, s6_q.frame_last, s6_q.user};
-    end
-  end
-
-  assign x_valid = scored_wr_q != scored_rd_q;
-  assign {x_max, x_groups, x_tail, x_frame_last, x_user} = scored_mem[scored_rd_q[RowBits-1:0]];
-
-  // ---- Exp stage -----------------------------------------------------------------------------
-  logic [GroupBits-1:0] x1_groups_q, x2_groups_q, x3_groups_q, x4_groups_q;
-  logic [EntryBits-1:0] x2_entry_q [HeadsPar][N];
-  logic [ExpBits-1:0] x3_exp_q [HeadsPar][N];
-  logic [SumBits-1:0] exp_tree [HeadsPar][N];
-  logic [SumBits-1:0] x4_sum_q [HeadsPar];
-  logic [HeadsPar*N*ExpBits-1:0] exp_mem [GroupDepth];
-  logic [HeadsPar*N*ExpBits-1:0] exp_word, y1_exp_q;
-
-  assign x_issue = x_valid && exp_credit_q != '0;
-  assign x_row_last = x_group_q == x_groups - 1'b1;
-
-  always_comb begin
-    x0.valid = x_issue;
-    x0.first = x_group_q == '0;
-    x0.last = x_row_last;
-    x0.row_first = x_group_q == '0;
-    x0.row_last = x_row_last;
-    x0.frame_last = x_frame_last;
-    x0.user = x_user;
-    x0.count = x_row_last ? x_tail : CountBits'(M);
-  end
-
-  // Table index of a score; absent survivors give any index.
-  function automatic logic [EntryBits-1:0] exp_entry(
-    input logic signed [ScoreBits-1:0] top, input logic signed [ScoreBits-1:0] score
-  );
-    logic [DiffBits-1:0] index;
-    index = (DiffBits'(top) - DiffBits'(score) + DiffBits'(ExpOffset)) >> ExpShift;
-    exp_entry = (index > DiffBits'(ExpEntries - 1)) ? EntryBits'(ExpEntries - 1)
-                                                    : EntryBits'(index);
-  endfunction
-
-  always_comb begin
-    for (int unsigned h = 0; h < HeadsPar; h++) begin
-      for (int unsigned r = 0; r < N; r++) begin
-        exp_tree[h][r] = SumBits'(x3_exp_q[h][r]);
-        exp_word[(h*N+r)*ExpBits +: ExpBits] = x3_exp_q[h][r];
-      end
-      for (int unsigned s = 1; s < N; s = 2 * s) begin
-        for (int unsigned r = 0; r + s < N; r = r + 2 * s) begin
-          exp_tree[h][r] = exp_tree[h][r] + exp_tree[h][r+s];
-        end
-      end
-    end
-  end
-
-  always_ff @(posedge clk_i) begin
-    x1_max_q <= x_max;
-    x1_groups_q <= x_groups;
-    x2_groups_q <= x1_groups_q;
-    x3_groups_q <= x2_groups_q;
-    x4_groups_q <= x3_groups_q;
-    for (int unsigned h = 0; h < HeadsPar; h++) begin
-      for (int unsigned r = 0; r < N; r++) begin
-        x2_entry_q[h][r] <= exp_entry(x1_max_q[h*ScoreBits +: ScoreBits],
-                                      x1_score_q[(h*N+r)*ScoreBits +: ScoreBits]);
-        x3_exp_q[h][r] <= (CountBits'(r) < x2_q.count) ? exp_rom[x2_entry_q[h][r]] : '0;
-      end
-      if (x3_q.valid) x4_sum_q[h] <= exp_tree[h][0] + (x3_q.first ? '0 : x4_sum_q[h]);
-    end
-  end
-
-  always_ff @(posedge clk_i) begin
-    if (x3_q.valid) exp_mem[exp_wr_q] <= exp_word;
-    y1_exp_q <= exp_mem[exp_addr];
-  end
-
-  // ---- Reciprocals of the rows' sums ---------------------------------------------------------
-  localparam int unsigned ReadyBits = HeadsPar * (RecipBits + PosBits) + GroupBits + 2;
-
-  logic [GroupBits-1:0] x5_groups_q, x6_groups_q, x7_groups_q, y_groups;
-  logic [PosBits-1:0] x4_pos [HeadsPar];
-  logic [PosBits-1:0] x5_pos_q [HeadsPar];
-  logic [PosBits-1:0] x6_pos_q [HeadsPar];
-  logic [SumBits-1:0] x5_sum_q [HeadsPar];
-  logic [IndexBits-1:0] x6_index_q [HeadsPar];
-  logic [HeadsPar*PosBits-1:0] x7_pos_q, y_pos;
-  logic [HeadsPar*RecipBits-1:0] x7_recip_q, y_recip;
-  logic [RowBits:0] ready_wr_q, ready_rd_q;
-  logic [ReadyBits-1:0] ready_mem [RowDepth];
-  logic y_valid, y_frame_last, y_user;
-
-  // The bits below the leading one, which stands at `pos`.
-  function automatic logic [IndexBits-1:0] recip_index(
-    input logic [SumBits-1:0] sum, input logic [PosBits-1:0] pos
-  );
-    logic [NormalBits-1:0] normal;
-    normal = NormalBits'(sum) << (PosBits'(PosMax) - pos);
-    recip_index = IndexBits'((PosMax >= IndexBits) ? normal >> (PosMax - IndexBits)
-                                                   : normal << (IndexBits - PosMax));
-  endfunction
-
-  always_comb begin
-    for (int unsigned h = 0; h < HeadsPar; h++) begin
-      x4_pos[h] = '0;
-      for (int unsigned b = 0; b < SumBits; b++) begin
-        if (x4_sum_q[h][b]) x4_pos[h] = PosBits'(b);
-      end
-    end
-  end
-
-  always_ff @(posedge clk_i) begin
-    x5_groups_q <= x4_groups_q;
-    x6_groups_q <= x5_groups_q;
-    x7_groups_q <= x6_groups_q;
-    for (int unsigned h = 0; h < HeadsPar; h++) begin
-      x5_pos_q[h] <= x4_pos[h];
-      x5_sum_q[h] <= x4_sum_q[h];
-      x6_pos_q[h] <= x5_pos_q[h];
-      x6_index_q[h] <= recip_index(x5_sum_q[h], x5_pos_q[h]);
-      x7_pos_q[h*PosBits +: PosBits] <= x6_pos_q[h];
-      x7_recip_q[h*RecipBits +: RecipBits] <= recip_rom[x6_index_q[h]];
-    end
-  end
-
-  always_ff @(posedge clk_i) begin
-    if (x7_q.valid && x7_q.row_last) begin
-      ready_mem[ready_wr_q[RowBits-1:0]] <=
-          {x7_recip_q, x7_pos_q, x7_groups_q, x7_q.frame_last, x7_q.user};
-    end
-  end
-
-  always_ff @(posedge clk_i) begin
+    x_flags_q <= {x_flags_q[SumAt-2:1], x_flags};
     if (!rst_ni) begin
+      x_sub_q <= '0;
+      x_group_q <= '0;
+      x_at_q <= '0;
+      summed_q <= '0;
       survivor_wr_q <= '0;
       survivor_rd_q <= '0;
-      scored_wr_q <= '0;
-      scored_rd_q <= '0;
-      x_group_q <= '0;
-      exp_wr_q <= '0;
-      ready_wr_q <= '0;
-      x1_q <= '0;
-      x2_q <= '0;
-      x3_q <= '0;
-      x4_q <= '0;
-      x5_q <= '0;
-      x6_q <= '0;
-      x7_q <= '0;
+      x_valid_q <= '0;
     end else begin
-      if (s6_q.valid) survivor_wr_q <= survivor_wr_q + 1'b1;
-      if (s6_q.valid && s6_q.row_last) scored_wr_q <= scored_wr_q + 1'b1;
+      x_valid_q <= {x_valid_q[RecipAt-1:1], x_issue};
+      x_valid_q[SumAt] <= x_valid_q[SumAt-1] && x_flags_q[SumAt-1].last;
+      if (s_valid_q[SurvivorAt]) survivor_wr_q <= survivor_wr_q + 1'b1;
+      if (x_valid_q[RecipAt]) summed_q <= summed_q + 1'b1;
       if (x_issue) begin
-        survivor_rd_q <= survivor_rd_q + 1'b1;
-        x_group_q <= x_row_last ? '0 : x_group_q + 1'b1;
-        if (x_row_last) scored_rd_q <= scored_rd_q + 1'b1;
+        x_sub_q <= x_group_end ? '0 : x_sub_q + 1'b1;
+        if (x_group_end) begin
+          x_group_q <= x_block_end ? '0 : x_group_q + 1'b1;
+          survivor_rd_q <= survivor_rd_q + 1'b1;
+        end
+        if (x_block_end) x_at_q <= x_at_q + 1'b1;
       end
-      if (x3_q.valid) exp_wr_q <= exp_wr_q + 1'b1;
-      if (x7_q.valid && x7_q.row_last) ready_wr_q <= ready_wr_q + 1'b1;
-      x1_q <= x0;
-      x2_q <= x1_q;
-      x3_q <= x2_q;
-      x4_q <= x3_q;
-      x5_q <= x4_q;
-      x6_q <= x5_q;
-      x7_q <= x6_q;
     end
   end
 
-  assign y_valid = ready_wr_q != ready_rd_q;
-  assign {y_recip, y_pos, y_groups, y_frame_last, y_user} = ready_mem[ready_rd_q[RowBits-1:0]];
+  // ---- Prob stage: control -------------------------------------------------------------------
+  typedef struct packed {
+    logic group_last;
+    logic block_last;
+    logic [SubBits-1:0] sub;
+  } prob_flags_t;
 
-  // ---- Value stage: issue --------------------------------------------------------------------
+  logic [SubBits-1:0] p_sub_q;
+  logic [GroupBits-1:0] p_group_q;
+  logic [ExpPtrBits-1:0] exp_wr_q, exp_rd_q;
+  logic p_group_end, p_block_end;
+  prob_flags_t p_flags;
+  logic [ProbAt:1] p_valid_q;
+  prob_flags_t [ProbAt:1] p_flags_q;
+
+  assign p_group_first = p_sub_q == '0;
+  assign p_group_end = p_sub_q == SubBits'(Subs - 1);
+  assign p_block_end = p_group_end && p_group_q == p_block.last;
+  assign p_issue = summed_q != p_at_q && (!p_group_first || prob_credit_q != '0);
+
+  always_comb begin
+    p_flags.group_last = p_group_end;
+    p_flags.block_last = p_block_end;
+    p_flags.sub = p_sub_q;
+  end
+
+  always_ff @(posedge clk_i) begin
+    p_flags_q <= {p_flags_q[ProbAt-1:1], p_flags};
+    if (!rst_ni) begin
+      p_sub_q <= '0;
+      p_group_q <= '0;
+      p_at_q <= '0;
+      probed_q <= '0;
+      exp_wr_q <= '0;
+      exp_rd_q <= '0;
+      p_valid_q <= '0;
+    end else begin
+      p_valid_q <= {p_valid_q[ProbAt-1:1], p_issue};
+      if (x_valid_q[ExpAt]) exp_wr_q <= exp_wr_q + 1'b1;
+      if (p_valid_q[ProbAt] && p_flags_q[ProbAt].block_last) probed_q <= probed_q + 1'b1;
+      if (p_issue) begin
+        exp_rd_q <= exp_rd_q + 1'b1;
+        p_sub_q <= p_group_end ? '0 : p_sub_q + 1'b1;
+        if (p_group_end) p_group_q <= p_block_end ? '0 : p_group_q + 1'b1;
+        if (p_block_end) p_at_q <= p_at_q + 1'b1;
+      end
+    end
+  end
+
+  // ---- Value stage: control ------------------------------------------------------------------
+  typedef struct packed {
+    logic first;  // first, last group
+    logic last;
+    logic frame_last;
+    logic user;
+    logic [TokenBits-1:0] lanes;
+  } value_flags_t;
+
   logic [GroupBits-1:0] y_group_q;
   logic [ChunkBits-1:0] y_chunk_q;
   logic [HeadGroupBits-1:0] y_head_group_q;
-  logic [AddrBits-1:0] y_row_base_q, y_base_q;  // relative to the frame
-  logic [AddrBits-1:0] y1_addr_q, y2_addr_q, y3_addr_q;
-  logic [2:0] v_take_q;
-  logic y_group_last;
+  logic [AddrBits-1:0] y_base_q;  // of the chunk in the frame
+  logic [ProbPtrBits-1:0] prob_wr_q, prob_rd_q, prob_base_q;
+  logic y_chunk_end;
+  value_flags_t y_flags;
+  logic [OutAt:1] y_valid_q;
+  /* verilator lint_off UNUSEDSIGNAL */
+  value_flags_t [OutAt:1] y_flags_q;  // the last stages need a part of it
+  /* verilator lint_on UNUSEDSIGNAL */
 
   assign y_chunk_first = y_group_q == '0;
-  assign y_group_last = y_group_q == y_groups - 1'b1;
+  assign y_chunk_end = y_group_q == y_block.last;
   assign y_chunk_last = y_chunk_q == ChunkBits'(Chunks - 1);
-  assign y_row_last = y_chunk_last && y_group_last;
-  assign y_issue = y_valid && v_valid && (!y_chunk_first || out_credit_q != '0);
-  assign v_take = y_issue && y_row_last && y_frame_last;
-  assign exp_addr = exp_rd_q + PtrBits'(y_group_q);
-  assign v_addr = y3_addr_q;
-  assign v_release = v_take_q[2];
+  assign y_block_end = y_chunk_last && y_chunk_end;
+  assign y_issue = probed_q != y_at_q && v_valid && (!y_chunk_first || out_credit_q != '0);
+  assign v_take = y_issue && y_block_end && y_block.frame_last;
 
   always_comb begin
-    y0.valid = y_issue;
-    y0.first = y_chunk_first;
-    y0.last = y_group_last;
-    y0.row_first = y_chunk_q == '0;
-    y0.row_last = y_chunk_last;
-    y0.frame_last = y_frame_last && y_chunk_last;
-    y0.user = y_user && y_frame_last && y_chunk_last;
-    y0.count = '0;
+    y_flags.first = y_chunk_first;
+    y_flags.last = y_chunk_end;
+    y_flags.frame_last = y_block.frame_last && y_chunk_last;
+    y_flags.user = y_block.user;
+    y_flags.lanes = y_block.lanes;
   end
 
   always_ff @(posedge clk_i) begin
+    y_flags_q <= {y_flags_q[OutAt-1:1], y_flags};
     if (!rst_ni) begin
       y_group_q <= '0;
       y_chunk_q <= '0;
       y_head_group_q <= '0;
-      y_row_base_q <= '0;
       y_base_q <= '0;
-      exp_rd_q <= '0;
-      ready_rd_q <= '0;
-    end else if (y_issue) begin
-      y_group_q <= y_group_last ? '0 : y_group_q + 1'b1;
-      y_base_q <= y_group_last ? y_row_base_q : y_base_q + AddrBits'(GroupStep);
-      if (y_group_last) y_chunk_q <= y_chunk_last ? '0 : y_chunk_q + 1'b1;
-      if (y_row_last) begin
-        ready_rd_q <= ready_rd_q + 1'b1;
-        exp_rd_q <= exp_rd_q + PtrBits'(y_groups);
-        if (y_head_group_q == HeadGroupBits'(HeadGroups - 1)) begin
-          y_head_group_q <= '0;
-          y_row_base_q <= '0;
-          y_base_q <= '0;
-        end else begin
-          y_head_group_q <= y_head_group_q + 1'b1;
-          y_row_base_q <= y_row_base_q + AddrBits'(Chunks);
-          y_base_q <= y_row_base_q + AddrBits'(Chunks);
-        end
-      end
-    end
-  end
-
-  always_ff @(posedge clk_i) begin
-    if (!rst_ni) begin
-      v_take_q <= '0;
-      y1_q <= '0;
-      y2_q <= '0;
-      y3_q <= '0;
-      y4_q <= '0;
-      y5_q <= '0;
-      y6_q <= '0;
-      y7_q <= '0;
-      y8_q <= '0;
-      y9_q <= '0;
+      v_addr_q <= '0;
+      y_at_q <= '0;
+      prob_wr_q <= '0;
+      prob_rd_q <= '0;
+      prob_base_q <= '0;
+      y_valid_q <= '0;
     end else begin
-      v_take_q <= {v_take_q[1:0], v_take};
-      y1_q <= y0;
-      y2_q <= y1_q;
-      y3_q <= y2_q;
-      y4_q <= y3_q;
-      y5_q <= y4_q;
-      y6_q <= y5_q;
-      y7_q <= y6_q;
-      y8_q <= y7_q;
-      y8_q.valid <= y7_q.valid && y7_q.last;
-      y9_q <= y8_q;
-    end
-  end
-
-  // ---- Value stage: probabilities ------------------------------------------------------------
-  logic [HeadsPar*RecipBits-1:0] y1_recip_q;
-  logic [HeadsPar*PosBits-1:0] y1_pos_q, y2_pos_q;
-  logic [ScaledBits-1:0] y2_scaled_q [HeadsPar][N];
-  logic [AlignedBits-1:0] y3_aligned_q [HeadsPar][N];
-  logic [ProbBits-1:0] y4_prob_q [HeadsPar][N];
-  logic [ProbBits-1:0] y5_prob_q [HeadsPar][N];
-
-  always_ff @(posedge clk_i) begin
-    y1_addr_q <= v_base + y_base_q + AddrBits'(y_chunk_q);
-    y2_addr_q <= y1_addr_q;
-    y3_addr_q <= y2_addr_q;
-    y1_recip_q <= y_recip;
-    y1_pos_q <= y_pos;
-    y2_pos_q <= y1_pos_q;
-    for (int unsigned h = 0; h < HeadsPar; h++) begin
-      for (int unsigned r = 0; r < N; r++) begin
-        y2_scaled_q[h][r] <= ScaledBits'(y1_exp_q[(h*N+r)*ExpBits +: ExpBits])
-                             * ScaledBits'(y1_recip_q[h*RecipBits +: RecipBits]);
-        // A left shift by PosMax - l, so that the rounding shift is a constant.
-        y3_aligned_q[h][r] <= AlignedBits'(y2_scaled_q[h][r])
-                              << (PosBits'(PosMax) - y2_pos_q[h*PosBits +: PosBits]);
-        y4_prob_q[h][r] <= ProbBits'(num_pkg::saturate(
-            num_pkg::round_shift(64'(y3_aligned_q[h][r]), int'(PosMax) + ProbShift, HalfUp != 0),
-            ProbBits, 1'b0));
-        y5_prob_q[h][r] <= y4_prob_q[h][r];
+      y_valid_q <= {y_valid_q[OutAt-1:1], y_issue};
+      y_valid_q[AccAt] <= y_valid_q[AccAt-1] && y_flags_q[AccAt-1].last;
+      if (p_valid_q[ProbAt] && p_flags_q[ProbAt].group_last) prob_wr_q <= prob_wr_q + 1'b1;
+      if (y_issue) begin
+        y_group_q <= y_group_q + 1'b1;
+        v_addr_q <= v_addr_q + AddrBits'(GroupStep);
+        prob_rd_q <= prob_rd_q + 1'b1;
+        if (y_chunk_end) begin
+          y_group_q <= '0;
+          y_chunk_q <= y_chunk_last ? '0 : y_chunk_q + 1'b1;
+          y_base_q <= y_base_q + 1'b1;
+          v_addr_q <= y_base_q + 1'b1;
+          prob_rd_q <= prob_base_q;
+        end
+        if (y_block_end) begin
+          y_at_q <= y_at_q + 1'b1;
+          prob_rd_q <= prob_rd_q + 1'b1;
+          prob_base_q <= prob_rd_q + 1'b1;
+          y_head_group_q <= y_head_group_q + 1'b1;
+          if (y_head_group_q == HeadGroupBits'(HeadGroups - 1)) begin
+            y_head_group_q <= '0;
+            y_base_q <= '0;
+            v_addr_q <= '0;
+          end
+        end
       end
     end
   end
 
-  // ---- Value stage: products, sums, requantisation -------------------------------------------
-  logic signed [PvBits-1:0] pv [HeadsPar][N][Simd];
-  logic signed [AccBits-1:0] pv_tree [HeadsPar][N][Simd];
-  logic signed [AccBits-1:0] y7_sum_q [HeadsPar][Simd];
-  logic signed [AccBits-1:0] y8_acc_q [HeadsPar][Simd];
-  logic [HeadsPar*Simd*OutBits-1:0] y9_out_q;
+  // ---- The rows of a block -------------------------------------------------------------------
+  logic [OutPtrBits:0] out_wr_q, out_rd_q;
+  logic [Simd*OutBits-1:0] out_data [Rows];
 
-  function automatic logic signed [PvBits-1:0] multiply_pv(
-    input logic [ProbBits-1:0] a, input logic [VBits-1:0] b
-  );
-    multiply_pv = PvBits'(a) * ((VSigned != 0) ? PvBits'(signed'(b)) : PvBits'(b));
-  endfunction
+  for (genvar r = 0; r < Rows; r++) begin : gen_row
+    localparam int unsigned T = r / HeadsPar;
+    localparam int unsigned H = r % HeadsPar;
 
-  if (MultDsp != 0) begin : gen_pv_dsp
-    (* use_dsp = "yes" *) logic signed [PvBits-1:0] product_q [HeadsPar][N][Simd];
+    // -- query: two banks
+    (* ram_style = "distributed" *) logic [Simd*QBits-1:0] query_mem [2 << QBits2];
+    logic [Simd*QBits-1:0] query_q;
+
     always_ff @(posedge clk_i) begin
-      for (int unsigned h = 0; h < HeadsPar; h++) begin
-        for (int unsigned r = 0; r < N; r++) begin
-          for (int unsigned c = 0; c < Simd; c++) begin
-            product_q[h][r][c] <= multiply_pv(y5_prob_q[h][r], y5_value_q[h][r][c*VBits +: VBits]);
-          end
+      if (q_accept && q_token_q == TokenBits'(T) && q_head_q == HeadBits'(H)) begin
+        query_mem[{q_wr_q, q_word_q}] <= s_axis_q_tdata;
+      end
+      query_q <= query_mem[{q_rd_q, s_word_q}];
+    end
+
+    // -- score: products, their sum, the sum of the chunks
+    logic [KDigits-1:0][2:0][QWidth-1:0] query [Simd];
+    logic signed [ScoreBits-1:0] score_q [M];
+
+    for (genvar c = 0; c < Simd; c++) begin : gen_query
+      product_multiples #(
+          .Bits(QBits),
+          .Signed(QSigned),
+          .Digits(KDigits),
+          .Dsp(MultDsp)
+      ) u_multiples (
+          .clk_i,
+          .a_i(query_q[c*QBits +: QBits]),
+          .multiples_o(query[c])
+      );
+    end
+
+    for (genvar j = 0; j < M; j++) begin : gen_key
+      logic [Simd-1:0][ProductBits-1:0] terms;
+      logic [PartBits-1:0] part;
+
+      for (genvar c = 0; c < Simd; c++) begin : gen_product
+        product #(
+            .ABits(QBits),
+            .ASigned(QSigned),
+            .BBits(KBits),
+            .BSigned(KSigned),
+            .Dsp(MultDsp)
+        ) u_product (
+            .clk_i,
+            .multiples_i(query[c]),
+            .b_i(k_data[((H*M+j)*Simd+c)*KBits +: KBits]),
+            .p_o(terms[c])
+        );
+      end
+
+      sum_tree #(
+          .Terms(Simd),
+          .Bits(ProductBits)
+      ) u_sum (
+          .clk_i,
+          .terms_i(terms),
+          .sum_o(part)
+      );
+
+      always_ff @(posedge clk_i) begin
+        if (s_valid_q[ScoreAt-1]) begin
+          score_q[j] <= ScoreBits'(signed'(part))
+                        + (s_flags_q[ScoreAt-1].group_first ? '0 : score_q[j]);
         end
       end
     end
-    assign pv = product_q;
-  end else begin : gen_pv_lut
-    (* use_dsp = "no" *) logic signed [PvBits-1:0] product_q [HeadsPar][N][Simd];
+
+    // -- selection: the survivors of a group, and its maximum
+    localparam int unsigned SurvivorBits = N * (ScoreBits + (N < M ? SlotBits : 0));
+    localparam int unsigned ExpWordBits = Par * (ExpBits + (N < M ? SlotBits : 0));
+
+    logic [SurvivorBits-1:0] survivor_word, x1_word_q;
+    logic [N*SlotBits-1:0] x1_slot;
+    logic signed [ScoreBits-1:0] group_top;
+
+    if (N == M) begin : gen_dense
+      for (genvar l = 0; l <= $clog2(M); l++) begin : gen_level
+        localparam int unsigned Count = (M + (1 << l) - 1) >> l;
+        logic signed [ScoreBits-1:0] top [Count];
+      end
+
+      for (genvar j = 0; j < M; j++) begin : gen_key
+        assign survivor_word[j*ScoreBits +: ScoreBits] = score_q[j];
+        assign x1_slot[j*SlotBits +: SlotBits] = SlotBits'(j);
+        assign gen_level[0].top[j] = (CountBits'(j) < s_flags_q[ScoreAt].count)
+                                     ? score_q[j] : {1'b1, {(ScoreBits - 1){1'b0}}};
+      end
+
+      for (genvar l = 1; l <= $clog2(M); l++) begin : gen_reduce
+        localparam int unsigned From = (M + (1 << (l - 1)) - 1) >> (l - 1);
+
+        for (genvar i = 0; i < (From + 1) / 2; i++) begin : gen_pair
+          localparam int unsigned Right = (2 * i + 1 < From) ? 2 * i + 1 : 2 * i;
+
+          always_ff @(posedge clk_i) begin
+            gen_level[l].top[i] <= (gen_level[l-1].top[Right] > gen_level[l-1].top[2*i])
+                                   ? gen_level[l-1].top[Right] : gen_level[l-1].top[2*i];
+          end
+        end
+      end
+
+      assign group_top = gen_level[$clog2(M)].top[0];
+    end else begin : gen_select
+      localparam int unsigned Pairs = M * (M - 1) / 2;
+
+      logic [Pairs-1:0] before_q;  // at j * (j - 1) / 2 + i: key i < j goes before key j
+      logic [M-1:0] slot_of_q [N];
+      logic signed [ScoreBits-1:0] score1_q [M];
+      logic signed [ScoreBits-1:0] score2_q [M];
+      logic [N*ScoreBits-1:0] slot_score, slot_score_q;
+      logic [N*SlotBits-1:0] slot_index, slot_index_q;
+
+      // absent keys are the last ones of the group and go behind all others
+      for (genvar j = 1; j < M; j++) begin : gen_compare
+        for (genvar i = 0; i < j; i++) begin : gen_pair
+          always_ff @(posedge clk_i) begin
+            before_q[j*(j-1)/2+i] <= CountBits'(j) >= s_flags_q[ScoreAt].count
+                                     || score_q[i] >= score_q[j];
+          end
+        end
+      end
+
+      // the rank of a key is the number of keys that go before it
+      for (genvar j = 0; j < M; j++) begin : gen_rank
+        logic [SlotBits-1:0] rank;
+
+        always_comb begin
+          rank = '0;
+          for (int i = 0; i < int'(M); i++) begin
+            if (i < j) rank = rank + SlotBits'(before_q[j*(j-1)/2+i]);
+            else if (i > j) rank = rank + SlotBits'(!before_q[i*(i-1)/2+j]);
+          end
+        end
+
+        for (genvar k = 0; k < N; k++) begin : gen_slot
+          always_ff @(posedge clk_i) slot_of_q[k][j] <= rank == SlotBits'(k);
+        end
+      end
+
+      always_comb begin
+        slot_score = '0;
+        slot_index = '0;
+        for (int unsigned k = 0; k < N; k++) begin
+          for (int unsigned j = 0; j < M; j++) begin
+            if (slot_of_q[k][j]) begin
+              slot_score[k*ScoreBits +: ScoreBits] = slot_score[k*ScoreBits +: ScoreBits]
+                                                     | score2_q[j];
+              slot_index[k*SlotBits +: SlotBits] = slot_index[k*SlotBits +: SlotBits]
+                                                   | SlotBits'(j);
+            end
+          end
+        end
+      end
+
+      always_ff @(posedge clk_i) begin
+        score1_q <= score_q;
+        score2_q <= score1_q;
+        slot_score_q <= slot_score;
+        slot_index_q <= slot_index;
+      end
+
+      assign survivor_word = {slot_index_q, slot_score_q};
+      assign x1_slot = x1_word_q[N*ScoreBits +: N*SlotBits];
+      assign group_top = slot_score_q[ScoreBits-1:0];
+    end
+
+    (* ram_style = "distributed" *)
+    logic [SurvivorBits-1:0] survivor_mem [1 << SurvivorPtrBits];
+    (* ram_style = "distributed" *) logic [ScoreBits-1:0] top_mem [1 << BlockPtrBits];
+    logic signed [ScoreBits-1:0] top, top_q;
+
+    assign top = (s_flags_q[TopAt].block_first || group_top > top_q) ? group_top : top_q;
+
     always_ff @(posedge clk_i) begin
-      for (int unsigned h = 0; h < HeadsPar; h++) begin
-        for (int unsigned r = 0; r < N; r++) begin
-          for (int unsigned c = 0; c < Simd; c++) begin
-            product_q[h][r][c] <= multiply_pv(y5_prob_q[h][r], y5_value_q[h][r][c*VBits +: VBits]);
+      if (s_valid_q[SurvivorAt]) survivor_mem[survivor_wr_q] <= survivor_word;
+      if (s_valid_q[TopAt]) top_q <= top;
+      if (s_valid_q[TopAt] && s_flags_q[TopAt].block_last) begin
+        top_mem[scored_q[BlockPtrBits-1:0]] <= top;
+      end
+    end
+
+    // -- exp: table index from the distance to the maximum, table, sum, reciprocal of the sum
+    logic [DiffBits-1:0] x1_top_q;
+    logic [DiffBits-1:0] x2_diff_q [Par];
+    logic [EntryBits-1:0] x3_entry_q [Par];
+    logic [Par-1:0][ExpBits-1:0] x4_exp_q;
+    logic [Par*SlotBits-1:0] x2_slot_q, x3_slot_q, x4_slot_q;
+    logic [ExpPartBits-1:0] exp_part;
+    logic [SumBits-1:0] sum_q, sum1_q;
+    logic [PosBits-1:0] sum_pos, pos1_q, pos2_q, pos3_q;
+    logic [IndexBits-1:0] index2_q;
+    logic [RecipBits-1:0] recip3_q;
+
+    always_ff @(posedge clk_i) begin
+      x1_word_q <= survivor_mem[survivor_rd_q];
+      x1_top_q <= DiffBits'(signed'(top_mem[x_at_q[BlockPtrBits-1:0]])) + DiffBits'(ExpOffset);
+      x3_slot_q <= x2_slot_q;
+      x4_slot_q <= x3_slot_q;
+    end
+
+    // a slot without a survivor adds nothing
+    for (genvar k = 0; k < Par; k++) begin : gen_exp
+      logic [DiffBits-1:0] entry;
+
+      assign entry = x2_diff_q[k] >> ExpShift;
+
+      always_ff @(posedge clk_i) begin
+        x2_diff_q[k] <= x1_top_q - DiffBits'(signed'(
+            x1_word_q[(32'(x_flags_q[1].sub)*Par+k)*ScoreBits +: ScoreBits]));
+        x2_slot_q[k*SlotBits +: SlotBits] <=
+            x1_slot[(32'(x_flags_q[1].sub)*Par+k)*SlotBits +: SlotBits];
+        x3_entry_q[k] <= (64'(entry) > 64'(ExpEntries - 1)) ? EntryBits'(ExpEntries - 1)
+                                                            : EntryBits'(entry);
+        x4_exp_q[k] <= (32'(x_flags_q[3].sub) * Par + k < 32'(x_flags_q[3].count))
+                       ? exp_rom[x3_entry_q[k]] : '0;
+      end
+    end
+
+    sum_tree #(
+        .Terms(Par),
+        .Bits(ExpBits),
+        .Signed(0)
+    ) u_sum (
+        .clk_i,
+        .terms_i(x4_exp_q),
+        .sum_o(exp_part)
+    );
+
+    always_comb begin
+      sum_pos = '0;
+      for (int unsigned b = 0; b < SumBits; b++) if (sum_q[b]) sum_pos = PosBits'(b);
+    end
+
+    always_ff @(posedge clk_i) begin
+      if (x_valid_q[SumAt-1]) begin
+        sum_q <= SumBits'(exp_part) + (x_flags_q[SumAt-1].first ? '0 : sum_q);
+      end
+      sum1_q <= sum_q;
+      pos1_q <= sum_pos;
+      pos2_q <= pos1_q;
+      index2_q <= IndexBits'(num_pkg::reciprocal_index(64'(sum1_q), 32'(pos1_q), IndexBits));
+      pos3_q <= pos2_q;
+      recip3_q <= recip_rom[index2_q];
+    end
+
+    (* ram_style = "distributed" *) logic [ExpWordBits-1:0] exp_mem [1 << ExpPtrBits];
+    (* ram_style = "distributed" *)
+    logic [RecipBits+PosBits-1:0] recip_mem [1 << BlockPtrBits];
+    logic [ExpWordBits-1:0] exp_word, p1_word_q;
+
+    always_ff @(posedge clk_i) begin
+      if (x_valid_q[ExpAt]) exp_mem[exp_wr_q] <= exp_word;
+      if (x_valid_q[RecipAt]) recip_mem[summed_q[BlockPtrBits-1:0]] <= {pos3_q, recip3_q};
+    end
+
+    // -- prob: the exponentials times the reciprocal
+    logic [RecipBits-1:0] p1_recip_q;
+    logic [ScaledAt:1][PosBits-1:0] p_pos_q;
+    logic [ExpDigits-1:0][2:0][RecipBits+2:0] recip;
+    logic [AlignedBits-1:0] p_aligned_q [Par];
+    logic [Par-1:0][ProbBits-1:0] p_floor_q, p_prob_q;
+    logic [Par-1:0] p_up_q, p_high_q;
+
+    always_ff @(posedge clk_i) begin
+      p1_word_q <= exp_mem[exp_rd_q];
+      {p_pos_q[1], p1_recip_q} <= recip_mem[p_at_q[BlockPtrBits-1:0]];
+      p_pos_q[ScaledAt:2] <= p_pos_q[ScaledAt-1:1];
+    end
+
+    product_multiples #(
+        .Bits(RecipBits),
+        .Signed(0),
+        .Digits(ExpDigits),
+        .Dsp(MultDsp)
+    ) u_recip (
+        .clk_i,
+        .a_i(p1_recip_q),
+        .multiples_o(recip)
+    );
+
+    for (genvar k = 0; k < Par; k++) begin : gen_prob
+      /* verilator lint_off UNUSEDSIGNAL */
+      logic signed [ScaledBits:0] scaled;  // not negative
+      /* verilator lint_on UNUSEDSIGNAL */
+      logic signed [63:0] floor;
+
+      product #(
+          .ABits(RecipBits),
+          .ASigned(0),
+          .BBits(ExpBits),
+          .BSigned(0),
+          .Dsp(MultDsp)
+      ) u_product (
+          .clk_i,
+          .multiples_i(recip),
+          .b_i(p1_word_q[k*ExpBits +: ExpBits]),
+          .p_o(scaled)
+      );
+
+      assign floor = quotient(64'(p_aligned_q[k]), int'(PosMax) + ProbShift);
+
+      always_ff @(posedge clk_i) begin
+        // a left shift by PosMax - l, so that the rounding shift is a constant
+        p_aligned_q[k] <= AlignedBits'(scaled[ScaledBits-1:0])
+                          << (PosBits'(PosMax) - p_pos_q[ScaledAt]);
+        p_floor_q[k] <= ProbBits'(floor);
+        p_up_q[k] <= round_up(64'(p_aligned_q[k]), int'(PosMax) + ProbShift);
+        p_high_q[k] <= floor >= (64'sd1 << ProbBits) - 64'sd1;
+        p_prob_q[k] <= p_high_q[k] ? '1 : p_floor_q[k] + ProbBits'(p_up_q[k]);
+      end
+    end
+
+    // -- probabilities of whole groups
+    logic [N*ProbBits-1:0] y1_prob_q, y2_prob_q;
+    logic [N*SlotBits-1:0] y1_slot;
+    logic [Par*SlotBits-1:0] p_slot;
+
+    for (genvar g = 0; g < Subs; g++) begin : gen_sub
+      (* ram_style = "distributed" *) logic [Par*ProbBits-1:0] mem [1 << ProbPtrBits];
+
+      always_ff @(posedge clk_i) begin
+        if (p_valid_q[ProbAt] && p_flags_q[ProbAt].sub == SubBits'(g)) mem[prob_wr_q] <= p_prob_q;
+        y1_prob_q[g*Par*ProbBits +: Par*ProbBits] <= mem[prob_rd_q];
+      end
+
+      if (N < M) begin : gen_slot
+        (* ram_style = "distributed" *) logic [Par*SlotBits-1:0] slot_mem [1 << ProbPtrBits];
+        logic [Par*SlotBits-1:0] slot_q;
+
+        always_ff @(posedge clk_i) begin
+          if (p_valid_q[ProbAt] && p_flags_q[ProbAt].sub == SubBits'(g)) begin
+            slot_mem[prob_wr_q] <= p_slot;
           end
+          slot_q <= slot_mem[prob_rd_q];
         end
+
+        assign y1_slot[g*Par*SlotBits +: Par*SlotBits] = slot_q;
       end
     end
-    assign pv = product_q;
-  end
 
-  always_comb begin
-    for (int unsigned h = 0; h < HeadsPar; h++) begin
-      for (int unsigned c = 0; c < Simd; c++) begin
-        for (int unsigned r = 0; r < N; r++) pv_tree[h][r][c] = AccBits'(pv[h][r][c]);
-        for (int unsigned s = 1; s < N; s = 2 * s) begin
-          for (int unsigned r = 0; r + s < N; r = r + 2 * s) begin
-            pv_tree[h][r][c] = pv_tree[h][r][c] + pv_tree[h][r+s][c];
-          end
+    if (N < M) begin : gen_slot
+      logic [ProbAt:2][Par*SlotBits-1:0] p_slot_q;
+
+      assign exp_word = {x4_slot_q, x4_exp_q};
+      assign p_slot = p_slot_q[ProbAt];
+      always_ff @(posedge clk_i) begin
+        p_slot_q <= {p_slot_q[ProbAt-1:2], p1_word_q[Par*ExpBits +: Par*SlotBits]};
+      end
+    end else begin : gen_fixed
+      logic unused_slot;
+
+      assign exp_word = x4_exp_q;
+      assign p_slot = '0;
+      assign unused_slot = ^{p_slot, x4_slot_q};
+      for (genvar k = 0; k < N; k++) begin : gen_key
+        assign y1_slot[k*SlotBits +: SlotBits] = SlotBits'(k);
+      end
+    end
+
+    // -- value: the values of the survivors, products, their sum, the sum of the groups
+    logic [Simd*VBits-1:0] y2_value_q [N];
+    logic [VDigits-1:0][2:0][ProbBits+2:0] weight [N];
+    logic [Simd*OutBits-1:0] out_q;
+
+    always_ff @(posedge clk_i) begin
+      y2_prob_q <= y1_prob_q;
+      for (int unsigned k = 0; k < N; k++) begin
+        y2_value_q[k] <= v_data[(H*M + 32'(y1_slot[k*SlotBits +: SlotBits]))*Simd*VBits
+                                +: Simd*VBits];
+      end
+    end
+
+    for (genvar k = 0; k < N; k++) begin : gen_weight
+      product_multiples #(
+          .Bits(ProbBits),
+          .Signed(0),
+          .Digits(VDigits),
+          .Dsp(MultDsp)
+      ) u_multiples (
+          .clk_i,
+          .a_i(y2_prob_q[k*ProbBits +: ProbBits]),
+          .multiples_o(weight[k])
+      );
+    end
+
+    for (genvar c = 0; c < Simd; c++) begin : gen_channel
+      logic [N-1:0][PvBits-1:0] terms;
+      logic [PvPartBits-1:0] part;
+      logic signed [AccBits-1:0] acc_q;
+      logic signed [63:0] floor;
+      logic [OutBits-1:0] floor_q;
+      logic up_q, high_q, low_q;
+
+      for (genvar k = 0; k < N; k++) begin : gen_product
+        product #(
+            .ABits(ProbBits),
+            .ASigned(0),
+            .BBits(VBits),
+            .BSigned(VSigned),
+            .Dsp(MultDsp)
+        ) u_product (
+            .clk_i,
+            .multiples_i(weight[k]),
+            .b_i(y2_value_q[k][c*VBits +: VBits]),
+            .p_o(terms[k])
+        );
+      end
+
+      sum_tree #(
+          .Terms(N),
+          .Bits(PvBits)
+      ) u_sum (
+          .clk_i,
+          .terms_i(terms),
+          .sum_o(part)
+      );
+
+      assign floor = quotient(64'(acc_q), Shift);
+
+      always_ff @(posedge clk_i) begin
+        if (y_valid_q[AccAt-1]) begin
+          acc_q <= AccBits'(signed'(part)) + (y_flags_q[AccAt-1].first ? '0 : acc_q);
         end
+        floor_q <= OutBits'(floor);
+        up_q <= round_up(64'(acc_q), Shift);
+        high_q <= floor >= (64'sd1 << (OutSigned ? OutBits - 1 : OutBits)) - 64'sd1;
+        low_q <= floor < (OutSigned ? -(64'sd1 << (OutBits - 1)) : 64'sd0);
+        out_q[c*OutBits +: OutBits] <=
+            low_q ? {OutSigned, {(OutBits - 1){1'b0}}}
+            : high_q ? {!OutSigned, {(OutBits - 1){1'b1}}} : floor_q + OutBits'(up_q);
       end
     end
+
+    (* ram_style = "distributed" *) logic [Simd*OutBits-1:0] out_mem [1 << OutPtrBits];
+
+    always_ff @(posedge clk_i) if (y_valid_q[OutAt]) out_mem[out_wr_q[OutPtrBits-1:0]] <= out_q;
+    assign out_data[r] = out_mem[out_rd_q[OutPtrBits-1:0]];
   end
 
-  always_ff @(posedge clk_i) begin
-    for (int unsigned h = 0; h < HeadsPar; h++) begin
-      for (int unsigned c = 0; c < Simd; c++) begin
-        y7_sum_q[h][c] <= pv_tree[h][0][c];
-        if (y7_q.valid) y8_acc_q[h][c] <= y7_sum_q[h][c] + (y7_q.first ? '0 : y8_acc_q[h][c]);
-        y9_out_q[(h*Simd+c)*OutBits +: OutBits] <= OutBits'(num_pkg::saturate(
-            num_pkg::round_shift(64'(y8_acc_q[h][c]), Shift, HalfUp != 0),
-            OutBits, OutSigned != 0));
-      end
-    end
-  end
+  // ---- Output: token after token, head after head --------------------------------------------
+  // A unit is what is read once per token and head: the chunks of a block, or all blocks of Tp tokens.
+  typedef struct packed {
+    logic [TokenBits-1:0] lanes;
+    logic frame_last;
+    logic user;
+  } mark_t;
 
-  // ---- Output: the chunks of a row, head after head ------------------------------------------
-  logic [OutPtrBits:0] out_wr_q;
-  logic [HeadsPar-1:0][OutPtrBits:0] out_rd_q;
-  logic [HeadsPar*Simd*OutBits-1:0] out_heads;
-  logic [1:0] out_mark_mem [OutDepth];
-  logic [HeadBits-1:0] out_head_q;
+  mark_t mark_mem [1 << OutPtrBits];
+  mark_t mark;
+  logic [OutPtrBits:0] out_base_q, out_block_q;  // first word of the tokens, of the block
   logic [ChunkBits-1:0] out_chunk_q;
-  logic out_valid, out_ready, out_chunk_end, out_head_end, out_last, out_user;
-
-  for (genvar h = 0; h < HeadsPar; h++) begin : gen_out
-    logic [Simd*OutBits-1:0] mem [OutDepth];
-
-    always_ff @(posedge clk_i) begin
-      if (y9_q.valid) mem[out_wr_q[OutPtrBits-1:0]] <= y9_out_q[h*Simd*OutBits +: Simd*OutBits];
-    end
-
-    assign out_heads[h*Simd*OutBits +: Simd*OutBits] = mem[out_rd_q[h][OutPtrBits-1:0]];
-  end
+  logic [HeadBits-1:0] out_head_q;
+  logic [HeadGroupBits-1:0] out_head_group_q;
+  logic [TokenBits-1:0] out_token_q;
+  logic out_valid, out_ready, out_fire, out_chunk_end, out_last_head, out_last_lane;
+  logic out_block_end, out_token_end, out_last;
 
   always_ff @(posedge clk_i) begin
-    if (y9_q.valid) out_mark_mem[out_wr_q[OutPtrBits-1:0]] <= {y9_q.user, y9_q.frame_last};
+    if (y_valid_q[OutAt]) begin
+      mark_mem[out_wr_q[OutPtrBits-1:0]] <=
+          {y_flags_q[OutAt].lanes, y_flags_q[OutAt].frame_last, y_flags_q[OutAt].user};
+    end
   end
 
-  assign out_valid = out_rd_q[out_head_q] != out_wr_q;
+  assign mark = mark_mem[out_rd_q[OutPtrBits-1:0]];
+  assign out_valid = out_rd_q != out_wr_q;
+  assign out_fire = out_valid && out_ready;
   assign out_chunk_end = out_chunk_q == ChunkBits'(Chunks - 1);
-  assign out_head_end = out_head_q == HeadBits'(HeadsPar - 1);
-  assign out_pop = out_valid && out_ready && out_head_end;
-  assign {out_user, out_last} = out_mark_mem[out_rd_q[HeadsPar-1][OutPtrBits-1:0]]
-                                & {2{out_head_end}};
+  assign out_last_head = out_head_q == HeadBits'(HeadsPar - 1);
+  assign out_last_lane = out_token_q == mark.lanes;
+  assign out_block_end = out_chunk_end && out_last_head;
+  assign out_token_end =
+      out_block_end && (Tp == 1 || out_head_group_q == HeadGroupBits'(HeadGroups - 1));
+  assign out_pop = out_fire && out_last_head && out_last_lane;
+  assign out_last = mark.frame_last && out_last_head && out_last_lane;
 
   always_ff @(posedge clk_i) begin
     if (!rst_ni) begin
       out_wr_q <= '0;
       out_rd_q <= '0;
-      out_head_q <= '0;
+      out_base_q <= '0;
+      out_block_q <= '0;
       out_chunk_q <= '0;
+      out_head_q <= '0;
+      out_head_group_q <= '0;
+      out_token_q <= '0;
     end else begin
-      if (y9_q.valid) out_wr_q <= out_wr_q + 1'b1;
-      if (out_valid && out_ready) begin
-        out_rd_q[out_head_q] <= out_rd_q[out_head_q] + 1'b1;
+      if (y_valid_q[OutAt]) out_wr_q <= out_wr_q + 1'b1;
+      if (out_fire) begin
+        out_rd_q <= out_rd_q + 1'b1;
         out_chunk_q <= out_chunk_end ? '0 : out_chunk_q + 1'b1;
-        if (out_chunk_end) out_head_q <= out_head_end ? '0 : out_head_q + 1'b1;
+        if (out_chunk_end) begin
+          out_rd_q <= out_block_q;
+          out_head_q <= out_last_head ? '0 : out_head_q + 1'b1;
+        end
+        if (out_block_end) begin
+          out_rd_q <= out_rd_q + 1'b1;
+          out_block_q <= out_rd_q + 1'b1;
+          out_head_group_q <= out_token_end ? '0 : out_head_group_q + 1'b1;
+        end
+        if (out_token_end) begin
+          if (out_last_lane) begin
+            out_token_q <= '0;
+            out_base_q <= out_rd_q + 1'b1;
+          end else begin
+            out_token_q <= out_token_q + 1'b1;
+            out_rd_q <= out_base_q;
+            out_block_q <= out_base_q;
+          end
+        end
       end
     end
   end
@@ -1020,11 +1195,11 @@ module attention #(
   ) u_skid (
       .clk_i,
       .rst_ni,
-      .s_axis_tdata(out_heads[32'(out_head_q)*Simd*OutBits +: Simd*OutBits]),
+      .s_axis_tdata(out_data[32'(out_token_q)*HeadsPar+32'(out_head_q)]),
       .s_axis_tvalid(out_valid),
       .s_axis_tready(out_ready),
       .s_axis_tlast(out_last),
-      .s_axis_tuser(out_user),
+      .s_axis_tuser(out_last && mark.user),
       .m_axis_tdata,
       .m_axis_tvalid,
       .m_axis_tready,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// y = sum_c a[c] * b[c], exact, one channel per token. Frames end together; tuser is that of a.
-/// One beat per cycle; y leaves 4 cycles after the token's last beat.
+/// One beat per cycle; y leaves Latency + 3 cycles after the token's last beat.
 module gated_sum #(
     parameter int unsigned MaxTokens = 1,  // tokens of a frame, any number works
     parameter int unsigned Channels = 4,
@@ -11,7 +11,8 @@ module gated_sum #(
     parameter int unsigned BBits = 8,
     parameter bit BSigned = 0,
     parameter int unsigned OutBits = 20,   // holds the sum
-    parameter bit OutSigned = 1            // without effect: the sum is exact
+    parameter bit OutSigned = 1,           // without effect: the sum is exact
+    parameter bit MultDsp = 0              // multipliers in DSP blocks
 ) (
     input  logic                  clk_i,
     input  logic                  rst_ni,
@@ -35,17 +36,24 @@ module gated_sum #(
 
   localparam int unsigned Beats = Channels / Simd;
   localparam int unsigned CountBits = $clog2(Beats + 1);
-  localparam int unsigned ProductBits = ABits + BBits + 2;
+  localparam int unsigned AWide = ABits + (ASigned ? 0 : 1);
+  localparam int unsigned BWide = BBits + (BSigned ? 0 : 1);
+  localparam int unsigned ProductBits = AWide + BWide;
+  // Cycles of the booth_mult: four rows of two bits each per cycle.
+  localparam int unsigned RowsA = (AWide + 1) / 2;
+  localparam int unsigned RowsB = (BWide + 1) / 2;
+  localparam int unsigned Rows = (RowsA * (BWide + 2) < RowsB * (AWide + 2)) ? RowsA : RowsB;
+  localparam int unsigned Latency = (Rows + 3) / 4;
 
   typedef logic [CountBits-1:0] count_t;
 
   count_t count_q;
   logic en, valid, unused;
-  (* use_dsp = "no" *) logic signed [ProductBits-1:0] product_q[Simd];
+  logic signed [ProductBits-1:0] product[Simd];
   logic signed [OutBits-1:0] sum_q, acc_q, sum;
-  // per stage (product, sum, accumulator): a beat is there, first and last of its token, tlast, tuser
-  logic [2:0] valid_q, last_q, frame_q, user_q;
-  logic [1:0] first_q;
+  // per stage (products, sum, accumulator): a beat is there, first and last of its token, tlast, tuser
+  logic [Latency+1:0] valid_q, last_q, frame_q, user_q;
+  logic [Latency:0] first_q;
 
   assign unused = ^{s_axis_b_tlast, s_axis_b_tuser, MaxTokens, OutSigned};
   assign s_axis_a_tready = en && s_axis_b_tvalid;
@@ -54,32 +62,42 @@ module gated_sum #(
 
   always_comb begin
     sum = '0;
-    for (int unsigned i = 0; i < Simd; i++) sum = sum + OutBits'(product_q[i]);
+    for (int unsigned i = 0; i < Simd; i++) sum = sum + OutBits'(product[i]);
   end
 
   always_ff @(posedge clk_i) begin
     if (en) begin
-      for (int unsigned i = 0; i < Simd; i++) begin
-        product_q[i] <=
-            ProductBits'($signed({ASigned & s_axis_a_tdata[i*ABits+ABits-1],
-                                  s_axis_a_tdata[i*ABits+:ABits]})) *
-            ProductBits'($signed({BSigned & s_axis_b_tdata[i*BBits+BBits-1],
-                                  s_axis_b_tdata[i*BBits+:BBits]}));
-      end
       sum_q <= sum;
-      if (valid_q[1]) acc_q <= sum_q + (first_q[1] ? '0 : acc_q);
-      first_q <= {first_q[0], count_q == '0};
-      last_q  <= {last_q[1:0], count_q == count_t'(Beats - 1)};
-      frame_q <= {frame_q[1:0], s_axis_a_tlast};
-      user_q  <= {user_q[1:0], s_axis_a_tuser && s_axis_a_tlast};
+      if (valid_q[Latency]) acc_q <= sum_q + (first_q[Latency] ? '0 : acc_q);
+      first_q <= {first_q[Latency-1:0], count_q == '0};
+      last_q  <= {last_q[Latency:0], count_q == count_t'(Beats - 1)};
+      frame_q <= {frame_q[Latency:0], s_axis_a_tlast};
+      user_q  <= {user_q[Latency:0], s_axis_a_tuser && s_axis_a_tlast};
     end
     if (!rst_ni) begin
       count_q <= '0;
       valid_q <= '0;
     end else if (en) begin
-      valid_q <= {valid_q[1:0], valid};
+      valid_q <= {valid_q[Latency:0], valid};
       if (valid) count_q <= count_q == count_t'(Beats - 1) ? '0 : count_q + 1'b1;
     end
+  end
+
+  for (genvar l = 0; l < Simd; l++) begin : gen_lane
+    booth_mult #(
+        .ABits(AWide),
+        .BBits(BWide),
+        .Dsp  (32'(MultDsp))
+    ) u_mult (
+        .clk_i,
+        .en_i(en),
+        .a_i (AWide'($signed({ASigned & s_axis_a_tdata[l*ABits+ABits-1],
+                              s_axis_a_tdata[l*ABits+:ABits]}))),
+        .b_i (BWide'($signed({BSigned & s_axis_b_tdata[l*BBits+BBits-1],
+                              s_axis_b_tdata[l*BBits+:BBits]}))),
+        .c_i ('0),
+        .p_o (product[l])
+    );
   end
 
   skid_buffer #(
@@ -88,10 +106,10 @@ module gated_sum #(
       .clk_i,
       .rst_ni,
       .s_axis_tdata (acc_q),
-      .s_axis_tvalid(valid_q[2] && last_q[2]),
+      .s_axis_tvalid(valid_q[Latency+1] && last_q[Latency+1]),
       .s_axis_tready(en),
-      .s_axis_tlast (frame_q[2]),
-      .s_axis_tuser (user_q[2]),
+      .s_axis_tlast (frame_q[Latency+1]),
+      .s_axis_tuser (user_q[Latency+1]),
       .m_axis_tdata,
       .m_axis_tvalid,
       .m_axis_tready,

@@ -3,7 +3,7 @@
 /// Integer layer normalisation of every token; C = Channels.
 ///
 ///   mean = round_shift(sum(x) * MeanMult, MeanShift)
-///   v    = max(sum((x - mean)^2), 1) = max(sum(x^2) - 2 * mean * sum(x) + C * mean^2, 1)
+///   v    = max(sum((x - mean)^2), 1) = max(sum(x^2) + mean * (C * mean - 2 * sum(x)), 1)
 ///   z    = round_shift((x - mean) * rsqrt[i], e + NormShift)      with v / 4^e in [1, 4)
 ///   y    = saturate(round_shift(z * scale[c] + bias[c], Shift))
 ///
@@ -12,7 +12,7 @@
 /// Streams: one token is Channels / Simd beats in and as many beats out; tuser and tlast follow
 /// their token. A first pass adds up the sums while the beats wait in a FIFO; a second pass
 /// normalises them. Both run at one beat per cycle, on consecutive tokens.
-/// Latency: Channels / Simd + 17 cycles.
+/// Latency: Channels / Simd + Statistics + Normalise (below) cycles.
 module layernorm #(
     // Longest frame; the core itself has no bound.
     parameter int unsigned MaxTokens = 1,
@@ -38,6 +38,8 @@ module layernorm #(
     parameter int Shift = 10,
     // 1: round ties up, 0: to even.
     parameter int unsigned HalfUp = 0,
+    // Multipliers in 0: LUTs, 1: DSP blocks.
+    parameter int unsigned MultDsp = 0,
     // 4 * 2^IndexBits entries.
     parameter RsqrtFile = "",
     // Channels / Simd words of Simd values each.
@@ -61,6 +63,13 @@ module layernorm #(
 );
   /*verilator no_inline_module*/
 
+  // Cycles of a booth_mult with these factors.
+  function automatic int unsigned latency_of(int unsigned a, int unsigned b);
+    int unsigned rows;
+    rows = ((a + 1) / 2) * (b + 2) < ((b + 1) / 2) * (a + 2) ? (a + 1) / 2 : (b + 1) / 2;
+    latency_of = (rows + 3) / 4;
+  endfunction
+
   localparam int unsigned Beats = Channels / Simd;
   localparam int unsigned BeatBits = (Beats > 1) ? $clog2(Beats) : 1;
   // Signed widths: a bit more for unsigned inputs.
@@ -69,13 +78,17 @@ module layernorm #(
   localparam int unsigned SquareBits = 2 * XBits - 1;
   localparam int unsigned MultBits = $clog2(MeanMult + 1) + 1;
   localparam int unsigned MeanBits = XBits + 2;
+  // C * mean differs from sum(x) by the rounding of the mean alone.
+  localparam int unsigned CrossBits = SumBits + 2;
   localparam int unsigned DiffBits = InBits + 1;
   // v <= C * 4^InBits; its terms are taken modulo 2^VBits.
   localparam int unsigned VBits = 2 * InBits + $clog2(Channels) + 1;
   localparam int unsigned ExpMax = (VBits - 1) / 2;
   localparam int unsigned ExpBits = $clog2(ExpMax + 1);
-  localparam int unsigned FracBits = 2 * ExpMax;
-  localparam int unsigned NormalBits = ((FracBits > IndexBits) ? FracBits : IndexBits) + 2;
+  // The leading one is found in two steps, among groups of 8 bits (4 exponents) and inside one.
+  localparam int unsigned Groups = (VBits + 7) / 8;
+  localparam int unsigned GroupBits = (Groups > 1) ? $clog2(Groups) : 1;
+  localparam int unsigned WindowBits = 8 + IndexBits;
   localparam int unsigned RBits = RsqrtBits + ((RsqrtSigned != 0) ? 0 : 1);
   localparam int unsigned NormBits = RsqrtBits - NormShift + 2;
   localparam int unsigned NormProductBits = DiffBits + RBits;
@@ -85,8 +98,18 @@ module layernorm #(
   localparam int unsigned ScaledBits = NormBits + SBits;
   localparam int unsigned AffineBits = ((ScaledBits > BBits) ? ScaledBits : BBits) + 1;
 
-  // A beat waits until the sums of its token are known: Beats + 12 cycles.
-  localparam int unsigned FifoBits = $clog2(Beats + 16);
+  localparam int unsigned SquareLatency = latency_of(XBits, XBits);
+  localparam int unsigned MeanLatency = latency_of(SumBits, MultBits);
+  localparam int unsigned CrossLatency = latency_of(CrossBits, MeanBits);
+  localparam int unsigned NormLatency = latency_of(DiffBits, RBits);
+  localparam int unsigned AffineLatency = latency_of(NormBits, SBits);
+  // From a token's last beat to its statistics; from a beat leaving the FIFO to the core's output.
+  localparam int unsigned Sums = SquareLatency + $clog2(Simd);
+  localparam int unsigned Statistics = Sums + MeanLatency + CrossLatency + 9;
+  localparam int unsigned Normalise = NormLatency + AffineLatency + 5;
+
+  // A beat waits until the statistics of its token are known.
+  localparam int unsigned FifoBits = $clog2(Beats + Statistics);
   localparam int unsigned FifoDepth = 1 << FifoBits;
   localparam int unsigned StatBits = $clog2(FifoDepth / Beats + 2);
   localparam int unsigned StatDepth = 1 << StatBits;
@@ -122,11 +145,9 @@ module layernorm #(
   logic accept, pop;
   logic [FifoBits:0] fifo_wr_q, fifo_rd_q;
   logic [Simd*InBits+1:0] fifo_mem [FifoDepth];
-  logic [Simd*InBits+1:0] fifo_head;
 
   assign s_axis_tready = (fifo_wr_q ^ fifo_rd_q) != (FifoBits + 1)'(FifoDepth);
   assign accept = s_axis_tvalid && s_axis_tready;
-  assign fifo_head = fifo_mem[fifo_rd_q[FifoBits-1:0]];
 
   always_ff @(posedge clk_i) begin
     if (accept) begin
@@ -146,141 +167,184 @@ module layernorm #(
   end
 
   // ---- First pass: sum and sum of squares ----------------------------------------------------
-  // The stages carry names a, b, ...; none of them ever stalls.
+  // None of these stages ever stalls. Every signal of stage x carries the name x_...
   logic [BeatBits-1:0] in_beat_q;
-  logic in_first, in_last;
-  logic a_valid_q, b_valid_q, c_valid_q, d_valid_q, e_valid_q, f_valid_q;
-  logic g_valid_q, h_valid_q, i_valid_q, j_valid_q, k_valid_q;
-  logic a_first_q, a_last_q, b_first_q, b_last_q, c_first_q, c_last_q;
-  logic [Simd*InBits-1:0] a_data_q;
-  logic signed [SumBits-1:0] a_tree [Simd];
-  logic [VBits-1:0] b_tree [Simd];
-  logic [SquareBits-1:0] b_square_q [Simd];
-  logic signed [SumBits-1:0] b_sum_q, c_sum_q, d_sum_q, e_sum_q, f_sum_q;
-  logic [VBits-1:0] c_square_q, d_square_q, e_square_q, f_square_q, g_square_q;
-  logic signed [SumBits+MultBits-1:0] e_mean_q;
-  logic signed [MeanBits-1:0] f_mean_q, g_mean_q, h_mean_q, i_mean_q, j_mean_q, k_mean_q;
-  logic [VBits-1:0] g_cross_q, g_mean_square_q, h_v, h_v_q, i_v_q;
-  logic [ExpBits-1:0] i_exp, i_exp_q, j_exp_q, k_exp_q;
-  logic [NormalBits-1:0] j_normal;
-  logic [IndexBits+1:0] j_index_q;
-  logic [RsqrtBits-1:0] k_rsqrt_q;
-
-  assign in_first = in_beat_q == '0;
-  assign in_last = in_beat_q == BeatBits'(Beats - 1);
-
-  always_comb begin
-    for (int unsigned l = 0; l < Simd; l++) begin
-      a_tree[l] = SumBits'(x_lane(a_data_q, l));
-      b_tree[l] = VBits'(b_square_q[l]);
-    end
-    for (int unsigned s = 1; s < Simd; s = 2 * s) begin
-      for (int unsigned l = 0; l + s < Simd; l = l + 2 * s) begin
-        a_tree[l] = a_tree[l] + a_tree[l+s];
-        b_tree[l] = b_tree[l] + b_tree[l+s];
-      end
-    end
-  end
-
-  assign h_v = g_square_q - (g_cross_q << 1) + VBits'(g_mean_square_q * VBits'(Channels));
-
-  always_comb begin
-    i_exp = '0;
-    for (int unsigned b = 0; b < VBits; b++) begin
-      if (h_v_q[b]) i_exp = ExpBits'(b / 2);
-    end
-  end
-
-  assign j_normal = NormalBits'(i_v_q) << {ExpBits'(ExpMax) - i_exp_q, 1'b0};
+  logic [Statistics-2:0] valid_sr_q;  // of a beat up to the sums, then of a token
+  logic [Sums-1:0] first_sr_q, last_sr_q;
+  logic [SquareBits-1:0] square [Simd];
+  logic [Simd*SquareBits-1:0] squares;
+  logic [Simd*XBits-1:0] values;
+  logic signed [SumBits-1:0] c_sum, d_sum_q;
+  logic [VBits-1:0] c_square, d_square_q;
+  logic signed [SumBits+MultBits-1:0] e_product;
+  logic signed [MeanBits-1:0] f_mean_q;
+  logic signed [CrossBits-1:0] g_cross, g_cross_q;
+  logic [VBits-1:0] h_cross;
+  logic [VBits-1:0] i_v_q, j_v_q;
+  logic [8*Groups-1:0] i_v, j_v;
+  logic [Groups-1:0] i_any;
+  logic [GroupBits-1:0] i_group, j_group_q, k_group_q;
+  logic [WindowBits-1:0] k_window_q;
+  logic [1:0] k_place;
+  logic [ExpBits-1:0] l_exp_q, m_exp_q;
+  logic [IndexBits+1:0] l_index_q;
+  logic [RsqrtBits-1:0] m_rsqrt_q;
 
   always_ff @(posedge clk_i) begin
     if (!rst_ni) begin
       in_beat_q <= '0;
-      {a_valid_q, b_valid_q, c_valid_q, d_valid_q, e_valid_q, f_valid_q} <= '0;
-      {g_valid_q, h_valid_q, i_valid_q, j_valid_q, k_valid_q} <= '0;
+      valid_sr_q <= '0;
     end else begin
-      if (accept) in_beat_q <= in_last ? '0 : in_beat_q + 1'b1;
-      a_valid_q <= accept;
-      b_valid_q <= a_valid_q;
-      c_valid_q <= b_valid_q;
-      d_valid_q <= c_valid_q && c_last_q;
-      e_valid_q <= d_valid_q;
-      f_valid_q <= e_valid_q;
-      g_valid_q <= f_valid_q;
-      h_valid_q <= g_valid_q;
-      i_valid_q <= h_valid_q;
-      j_valid_q <= i_valid_q;
-      k_valid_q <= j_valid_q;
+      if (accept) in_beat_q <= (in_beat_q == BeatBits'(Beats - 1)) ? '0 : in_beat_q + 1'b1;
+      valid_sr_q <= {valid_sr_q[Statistics-3:0], accept};
+      valid_sr_q[Sums] <= valid_sr_q[Sums-1] && last_sr_q[Sums-1];
     end
   end
 
   always_ff @(posedge clk_i) begin
-    a_data_q <= s_axis_tdata;
-    a_first_q <= in_first;
-    a_last_q <= in_last;
+    first_sr_q <= Sums'({first_sr_q, in_beat_q == '0});
+    last_sr_q <= Sums'({last_sr_q, in_beat_q == BeatBits'(Beats - 1)});
+  end
 
-    for (int unsigned l = 0; l < Simd; l++) begin
-      b_square_q[l] <= SquareBits'(x_lane(a_data_q, l) * x_lane(a_data_q, l));
+  for (genvar l = 0; l < Simd; l++) begin : gen_square
+    logic [SquareLatency:0][XBits-1:0] x;
+
+    booth_mult #(
+      .ABits(XBits), .BBits(XBits), .PBits(SquareBits), .Dsp(MultDsp)
+    ) u_square (
+      .clk_i,
+      .en_i(1'b1),
+      .a_i(x_lane(s_axis_tdata, l)),
+      .b_i(x_lane(s_axis_tdata, l)),
+      .c_i('0),
+      .p_o(square[l])
+    );
+    assign squares[l*SquareBits +: SquareBits] = square[l];
+
+    // the value beside its square
+    assign x[0] = x_lane(s_axis_tdata, l);
+    always_ff @(posedge clk_i) x[SquareLatency:1] <= x[SquareLatency-1:0];
+    assign values[l*XBits +: XBits] = x[SquareLatency];
+  end
+
+  if (Simd > 1) begin : gen_trees
+    logic [XBits+$clog2(Simd)-1:0] sum;
+    logic [SquareBits+$clog2(Simd)-1:0] square_sum;
+
+    sum_tree #(.Terms(Simd), .Bits(XBits), .Signed(1)) u_sum (
+      .clk_i, .terms_i(values), .sum_o(sum)
+    );
+    sum_tree #(.Terms(Simd), .Bits(SquareBits), .Signed(0)) u_squares (
+      .clk_i, .terms_i(squares), .sum_o(square_sum)
+    );
+    assign c_sum = SumBits'(signed'(sum));
+    assign c_square = VBits'(square_sum);
+  end else begin : gen_one
+    assign c_sum = SumBits'(signed'(values));
+    assign c_square = VBits'(squares);
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (valid_sr_q[Sums-1]) begin
+      d_sum_q <= c_sum + (first_sr_q[Sums-1] ? '0 : d_sum_q);
+      d_square_q <= c_square + (first_sr_q[Sums-1] ? '0 : d_square_q);
     end
-    b_sum_q <= a_tree[0];
-    b_first_q <= a_first_q;
-    b_last_q <= a_last_q;
+  end
 
-    c_sum_q <= b_sum_q;
-    c_square_q <= b_tree[0];
-    c_first_q <= b_first_q;
-    c_last_q <= b_last_q;
+  // ---- Mean, v and 1 / sqrt(v), once per token -----------------------------------------------
+  localparam int unsigned SumWait = MeanLatency + 1;
+  localparam int unsigned SquareWait = MeanLatency + CrossLatency + 2;
+  localparam int unsigned MeanWait = CrossLatency + 6;
+  logic [SumWait:0][SumBits-1:0] sum_sr;
+  logic [SquareWait:0][VBits-1:0] square_sr;
+  logic [MeanWait:0][MeanBits-1:0] mean_sr;
 
-    if (c_valid_q) begin
-      d_sum_q <= c_sum_q + (c_first_q ? '0 : d_sum_q);
-      d_square_q <= c_square_q + (c_first_q ? '0 : d_square_q);
+  assign sum_sr[0] = d_sum_q;
+  assign square_sr[0] = d_square_q;
+  assign mean_sr[0] = f_mean_q;
+
+  always_ff @(posedge clk_i) begin
+    sum_sr[SumWait:1] <= sum_sr[SumWait-1:0];
+    square_sr[SquareWait:1] <= square_sr[SquareWait-1:0];
+    mean_sr[MeanWait:1] <= mean_sr[MeanWait-1:0];
+  end
+
+  booth_mult #(
+    .ABits(SumBits), .BBits(MultBits), .Dsp(MultDsp)
+  ) u_mean (
+    .clk_i,
+    .en_i(1'b1),
+    .a_i(d_sum_q),
+    .b_i(MultBits'(MeanMult)),
+    .c_i('0),
+    .p_o(e_product)
+  );
+
+  // shifts and additions, no multiplier
+  always_comb begin
+    g_cross = -(CrossBits'(signed'(sum_sr[SumWait])) <<< 1);
+    for (int unsigned b = 0; b < CrossBits; b++) begin
+      if (((Channels >> b) & 1) != 0) g_cross = g_cross + (CrossBits'(f_mean_q) <<< b);
     end
+  end
 
-    e_mean_q <= (SumBits + MultBits)'(d_sum_q)
-                * (SumBits + MultBits)'(signed'(MultBits'(MeanMult)));
-    e_sum_q <= d_sum_q;
-    e_square_q <= d_square_q;
+  booth_mult #(
+    .ABits(CrossBits), .BBits(MeanBits), .PBits(VBits), .Dsp(MultDsp)
+  ) u_cross (
+    .clk_i,
+    .en_i(1'b1),
+    .a_i(g_cross_q),
+    .b_i(mean_sr[1]),
+    .c_i('0),
+    .p_o(h_cross)
+  );
 
-    f_mean_q <= MeanBits'(num_pkg::round_shift(64'(e_mean_q), int'(MeanShift), HalfUp != 0));
-    f_sum_q <= e_sum_q;
-    f_square_q <= e_square_q;
+  assign i_v = (8 * Groups)'(i_v_q);
+  assign j_v = (8 * Groups)'(j_v_q);
 
-    g_cross_q <= VBits'(f_mean_q) * VBits'(f_sum_q);
-    g_mean_square_q <= VBits'(f_mean_q) * VBits'(f_mean_q);
-    g_mean_q <= f_mean_q;
-    g_square_q <= f_square_q;
+  always_comb begin
+    i_group = '0;
+    for (int unsigned g = 0; g < Groups; g++) begin
+      i_any[g] = i_v[8*g +: 8] != '0;
+      if (i_any[g]) i_group = GroupBits'(g);
+    end
+    k_place = '0;
+    for (int unsigned i = 0; i < 4; i++) begin
+      if (k_window_q[IndexBits+2*i +: 2] != '0) k_place = 2'(i);
+    end
+  end
 
-    h_v_q <= (h_v == '0) ? VBits'(1) : h_v;
-    h_mean_q <= g_mean_q;
-
-    i_exp_q <= i_exp;
-    i_v_q <= h_v_q;
-    i_mean_q <= h_mean_q;
-
-    j_index_q <= (IndexBits + 2)'(
-        (FracBits >= IndexBits) ? j_normal >> (FracBits - IndexBits)
-                                : j_normal << (IndexBits - FracBits));
-    j_exp_q <= i_exp_q;
-    j_mean_q <= i_mean_q;
-
-    k_rsqrt_q <= rsqrt_rom[j_index_q];
-    k_exp_q <= j_exp_q;
-    k_mean_q <= j_mean_q;
+  always_ff @(posedge clk_i) begin
+    f_mean_q <= MeanBits'(num_pkg::round_shift(64'(e_product), int'(MeanShift), HalfUp != 0));
+    g_cross_q <= g_cross;
+    i_v_q <= square_sr[SquareWait] + h_cross;
+    j_group_q <= i_group;
+    // v = 0 counts as 1
+    j_v_q <= i_v_q | VBits'(i_any == '0);
+    k_group_q <= j_group_q;
+    k_window_q <= WindowBits'({j_v, IndexBits'(0)} >> {j_group_q, 3'd0});
+    l_exp_q <= ExpBits'({k_group_q, k_place});
+    l_index_q <= (IndexBits + 2)'(k_window_q >> {k_place, 1'b0});
+    m_exp_q <= ExpBits'(ExpMax) - l_exp_q;
+    m_rsqrt_q <= rsqrt_rom[l_index_q];
   end
 
   // ---- Statistics of the tokens that wait ----------------------------------------------------
   logic [StatBits:0] stat_wr_q, stat_rd_q;
   logic [MeanBits+ExpBits+RsqrtBits-1:0] stat_mem [StatDepth];
-  logic stat_valid, stat_pop;
+  logic stat_push, stat_valid, stat_pop;
   logic signed [MeanBits-1:0] stat_mean;
-  logic [ExpBits-1:0] stat_exp;
+  logic [ExpBits-1:0] stat_shift;  // ExpMax - e
   logic [RsqrtBits-1:0] stat_rsqrt;
 
+  assign stat_push = valid_sr_q[Statistics-2];
   assign stat_valid = stat_wr_q != stat_rd_q;
-  assign {stat_mean, stat_exp, stat_rsqrt} = stat_mem[stat_rd_q[StatBits-1:0]];
+  assign {stat_mean, stat_shift, stat_rsqrt} = stat_mem[stat_rd_q[StatBits-1:0]];
 
   always_ff @(posedge clk_i) begin
-    if (k_valid_q) stat_mem[stat_wr_q[StatBits-1:0]] <= {k_mean_q, k_exp_q, k_rsqrt_q};
+    if (stat_push) begin
+      stat_mem[stat_wr_q[StatBits-1:0]] <= {mean_sr[MeanWait], m_exp_q, m_rsqrt_q};
+    end
   end
 
   always_ff @(posedge clk_i) begin
@@ -288,25 +352,30 @@ module layernorm #(
       stat_wr_q <= '0;
       stat_rd_q <= '0;
     end else begin
-      if (k_valid_q) stat_wr_q <= stat_wr_q + 1'b1;
+      if (stat_push) stat_wr_q <= stat_wr_q + 1'b1;
       if (stat_pop) stat_rd_q <= stat_rd_q + 1'b1;
     end
   end
 
   // ---- Second pass: normalise, scale, requantise ---------------------------------------------
+  localparam int unsigned Aligned = NormLatency + 2;  // stages up to the aligned product
   logic enable;
-  logic [BeatBits-1:0] out_beat_q, p_beat_q, q_beat_q, r_beat_q;
-  logic [4:0] valid_q, last_q, user_q;
+  // the copy of the counter keeps its increment out of the ROMs' logic
+  logic [BeatBits-1:0] out_beat_q, affine_beat_q, affine_addr_q;
+  logic [Normalise-1:0] valid_q;
+  logic [Normalise-2:0] last_q, user_q;  // from the second stage on
+  logic [Simd*InBits+1:0] o_beat_q;
+  logic signed [MeanBits-1:0] o_mean_q;
+  logic [RsqrtBits-1:0] o_rsqrt_q, p_rsqrt_q;
+  logic [NormLatency+1:0][ExpBits-1:0] shift_sr;
   logic signed [DiffBits-1:0] p_diff_q [Simd];
-  logic [RsqrtBits-1:0] p_rsqrt_q;
-  logic [ExpBits-1:0] p_exp_q, q_exp_q;
-  logic signed [NormProductBits-1:0] q_product_q [Simd];
+  logic signed [NormProductBits-1:0] q_product [Simd];
   logic signed [AlignedBits-1:0] r_aligned_q [Simd];
   logic signed [NormBits-1:0] s_norm_q [Simd];
   logic [Simd*ScaleBits-1:0] s_scale_q;
   logic [Simd*BiasBits-1:0] s_bias_q;
-  logic signed [AffineBits-1:0] t_affine_q [Simd];
-  logic [Simd*OutBits-1:0] t_out;
+  logic signed [AffineBits-1:0] t_affine [Simd];
+  logic [Simd*OutBits-1:0] u_out_q;
 
   assign pop = enable && stat_valid;
   assign stat_pop = pop && out_beat_q == BeatBits'(Beats - 1);
@@ -314,49 +383,72 @@ module layernorm #(
   always_ff @(posedge clk_i) begin
     if (!rst_ni) begin
       out_beat_q <= '0;
+      affine_beat_q <= '0;
       valid_q <= '0;
-    end else begin
+    end else if (enable) begin
       if (pop) out_beat_q <= stat_pop ? '0 : out_beat_q + 1'b1;
-      if (enable) valid_q <= {valid_q[3:0], pop};
+      if (valid_q[Aligned-1]) begin
+        affine_beat_q <= (affine_beat_q == BeatBits'(Beats - 1)) ? '0 : affine_beat_q + 1'b1;
+      end
+      valid_q <= {valid_q[Normalise-2:0], pop};
     end
   end
 
   always_ff @(posedge clk_i) begin
     if (enable) begin
-      last_q <= {last_q[3:0], fifo_head[Simd*InBits]};
-      user_q <= {user_q[3:0], fifo_head[Simd*InBits+1]};
-
-      p_beat_q <= out_beat_q;
-      p_rsqrt_q <= stat_rsqrt;
-      p_exp_q <= stat_exp;
-      q_beat_q <= p_beat_q;
-      q_exp_q <= p_exp_q;
-      r_beat_q <= q_beat_q;
-      s_scale_q <= scale_rom[r_beat_q];
-      s_bias_q <= bias_rom[r_beat_q];
-      for (int unsigned l = 0; l < Simd; l++) begin
-        p_diff_q[l] <= DiffBits'(MeanBits'(x_lane(fifo_head[Simd*InBits-1:0], l)) - stat_mean);
-        q_product_q[l] <= NormProductBits'(p_diff_q[l])
-                          * NormProductBits'(signed'({1'b0, p_rsqrt_q}));
-        // A left shift by ExpMax - e, so that the rounding shift is a constant.
-        r_aligned_q[l] <= AlignedBits'(q_product_q[l]) << (ExpBits'(ExpMax) - q_exp_q);
-        s_norm_q[l] <= NormBits'(
-            num_pkg::round_shift(64'(r_aligned_q[l]), int'(ExpMax + NormShift), HalfUp != 0));
-        t_affine_q[l] <=
-            AffineBits'(s_norm_q[l])
-            * ((ScaleSigned != 0) ? AffineBits'(signed'(s_scale_q[l*ScaleBits +: ScaleBits]))
-                                  : AffineBits'(s_scale_q[l*ScaleBits +: ScaleBits]))
-            + ((BiasSigned != 0) ? AffineBits'(signed'(s_bias_q[l*BiasBits +: BiasBits]))
-                                 : AffineBits'(s_bias_q[l*BiasBits +: BiasBits]));
-      end
+      o_mean_q <= stat_mean;
+      o_rsqrt_q <= stat_rsqrt;
+      p_rsqrt_q <= o_rsqrt_q;
+      shift_sr <= {shift_sr[NormLatency:0], stat_shift};
+      {user_q, last_q} <= {user_q[Normalise-3:0], o_beat_q[Simd*InBits+1],
+                           last_q[Normalise-3:0], o_beat_q[Simd*InBits]};
+      affine_addr_q <= affine_beat_q;
+      s_scale_q <= scale_rom[affine_addr_q];
+      s_bias_q <= bias_rom[affine_addr_q];
     end
   end
 
-  always_comb begin
-    for (int unsigned l = 0; l < Simd; l++) begin
-      t_out[l*OutBits +: OutBits] = OutBits'(num_pkg::saturate(
-          num_pkg::round_shift(64'(t_affine_q[l]), Shift, HalfUp != 0), OutBits, OutSigned != 0));
+  // on its own: a memory with a registered output
+  always_ff @(posedge clk_i) begin
+    if (enable) o_beat_q <= fifo_mem[fifo_rd_q[FifoBits-1:0]];
+  end
+
+  for (genvar l = 0; l < Simd; l++) begin : gen_lane
+    always_ff @(posedge clk_i) begin
+      if (enable) begin
+        p_diff_q[l] <= DiffBits'(MeanBits'(x_lane(o_beat_q[Simd*InBits-1:0], l)) - o_mean_q);
+        // A left shift by ExpMax - e, so that the rounding shift is a constant.
+        r_aligned_q[l] <= AlignedBits'(q_product[l]) << shift_sr[NormLatency+1];
+        s_norm_q[l] <= NormBits'(
+            num_pkg::round_shift(64'(r_aligned_q[l]), int'(ExpMax + NormShift), HalfUp != 0));
+        u_out_q[l*OutBits +: OutBits] <= OutBits'(num_pkg::saturate(
+            num_pkg::round_shift(64'(t_affine[l]), Shift, HalfUp != 0), OutBits, OutSigned != 0));
+      end
     end
+
+    booth_mult #(
+      .ABits(DiffBits), .BBits(RBits), .Dsp(MultDsp)
+    ) u_norm (
+      .clk_i,
+      .en_i(enable),
+      .a_i(p_diff_q[l]),
+      .b_i(RBits'(p_rsqrt_q)),
+      .c_i('0),
+      .p_o(q_product[l])
+    );
+
+    booth_mult #(
+      .ABits(NormBits), .BBits(SBits), .CBits(BBits), .PBits(AffineBits), .Dsp(MultDsp)
+    ) u_affine (
+      .clk_i,
+      .en_i(enable),
+      .a_i(s_norm_q[l]),
+      .b_i((ScaleSigned != 0) ? SBits'(signed'(s_scale_q[l*ScaleBits +: ScaleBits]))
+                              : SBits'(s_scale_q[l*ScaleBits +: ScaleBits])),
+      .c_i((BiasSigned != 0) ? BBits'(signed'(s_bias_q[l*BiasBits +: BiasBits]))
+                             : BBits'(s_bias_q[l*BiasBits +: BiasBits])),
+      .p_o(t_affine[l])
+    );
   end
 
   skid_buffer #(
@@ -364,11 +456,11 @@ module layernorm #(
   ) u_skid (
     .clk_i,
     .rst_ni,
-    .s_axis_tdata(t_out),
-    .s_axis_tvalid(valid_q[4]),
+    .s_axis_tdata(u_out_q),
+    .s_axis_tvalid(valid_q[Normalise-1]),
     .s_axis_tready(enable),
-    .s_axis_tlast(last_q[4]),
-    .s_axis_tuser(user_q[4]),
+    .s_axis_tlast(last_q[Normalise-2]),
+    .s_axis_tuser(user_q[Normalise-2]),
     .m_axis_tdata,
     .m_axis_tvalid,
     .m_axis_tready,

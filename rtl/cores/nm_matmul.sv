@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// y[o] = saturate(round_shift(bias[o] + sum_i weight[o, i] x[i], Shift)) for every token, with at most N
+/// y[o] = T(saturate(round_shift(bias[o] + sum_i weight[o, i] x[i], Shift))) for every token, with at most N
 /// nonzero weights among M consecutive inputs (dense: N = M = 1). Output o of group g sees the inputs of
-/// group g alone.
+/// group g alone. T is the identity (Entries = 0) or a table, T(z) = table[clamp((z + TableOffset) >> TableShift)].
 ///
-/// A token enters one of two banks while the other is computed. A step reads Simd inputs and the weights that
-/// Pe outputs have for them; a token takes (OutChannels / Pe) * (InChannels / Groups / Simd) steps of one
-/// cycle each, without a gap between tokens. A beat leaves per tile of Pe outputs.
+/// Tp tokens of a frame, fewer at its end, are collected in one of two banks while those of the other are
+/// computed side by side. A step reads Simd inputs of every token and one word of weights: what Pe outputs
+/// have for these inputs. All tokens of a bank take (OutChannels / Pe) * (InChannels / Groups / Simd) steps
+/// of one cycle each, without a gap in between. A beat leaves per token and tile of Pe outputs, token by token.
+///
+/// Pack tokens share a multiplier: (x0 + x1 * 2^S + ...) * w holds their products in fields of S bits.
 module nm_matmul #(
     parameter int unsigned MaxTokens = 1,    // tokens of a frame, any number works
     parameter int unsigned InChannels = 8,
@@ -16,6 +19,8 @@ module nm_matmul #(
     parameter int unsigned M = 4,
     parameter int unsigned Simd = 4,         // multiple of M, divides InChannels / Groups
     parameter int unsigned Pe = 2,           // divides OutChannels / Groups
+    parameter int unsigned Tp = 1,           // tokens side by side
+    parameter int unsigned Pack = 1,         // products per multiplier, divides Tp
     parameter int unsigned InBits = 8,
     parameter bit InSigned = 1,
     parameter int unsigned WeightBits = 4,
@@ -24,13 +29,20 @@ module nm_matmul #(
     parameter bit BiasSigned = 1,
     parameter int unsigned AccBits = 20,     // holds every partial sum
     parameter bit AccSigned = 1,
+    parameter int unsigned MidBits = 8,      // argument of the table
+    parameter bit MidSigned = 1,
     parameter int unsigned OutBits = 8,
     parameter bit OutSigned = 1,
     parameter int Shift = 4,                 // negative: left shift
     parameter bit HalfUp = 0,                // ties upwards instead of to even
+    parameter int unsigned Entries = 0,      // of the table, >= 2; 0: no table
+    parameter int TableOffset = 0,           // added before the shift
+    parameter int unsigned TableShift = 0,
     parameter bit MultDsp = 0,               // multipliers in DSP blocks
+    parameter int unsigned WeightRam = 0,    // weights in 0: LUTs, 1: block RAM, 2: UltraRAM
     parameter WeightsFile = "",              // a line per step: values, above them indices
-    parameter BiasFile = ""                  // a line per tile
+    parameter BiasFile = "",                 // a line per tile
+    parameter TableFile = ""                 // an entry per line
 ) (
     input  logic                   clk_i,
     input  logic                   rst_ni,
@@ -56,61 +68,76 @@ module nm_matmul #(
   localparam int unsigned Tiles = OutChannels / Pe;
   localparam int unsigned GroupTiles = Tiles / Groups;
   localparam int unsigned Steps = Tiles * GroupSteps;
-  localparam int unsigned Terms = Simd / M * N;  // products per output and step
-  localparam int unsigned Mults = Pe * Terms;
-  localparam int unsigned IndexBits = M > 1 ? $clog2(M) : 0;
+  localparam int unsigned Terms = Simd / M * N;  // products per output, token and step
+  localparam int unsigned Mults = Pe * Terms;    // weights of a step
+  // indices ascend, so the k-th weight of a group belongs to one of its inputs k .. k + M - N
+  localparam int unsigned Slots = M - N + 1;
+  localparam int unsigned IndexBits = $clog2(Slots);
   localparam int unsigned WordBits = Mults * (WeightBits + IndexBits);
   // without indices all outputs share the inputs
   localparam int unsigned Selections = M > 1 ? Mults : Terms;
+
+  // a multiplier and the fields of its product
+  localparam int unsigned Shares = Tp / Pack;  // multipliers per weight
   localparam int unsigned ProductBits =
       InBits + WeightBits + (InSigned || WeightSigned ? 0 : 1);
-  // four terms are added per level of the tree and register
-  localparam int unsigned Levels = ($clog2(Terms) + 1) / 2;
-  localparam int unsigned SumBits = ProductBits + 2 * Levels;
-  localparam int unsigned Stages = Levels + 4;  // read, select, multiply, tree, accumulate
+  localparam int unsigned PackedBits = Pack * ProductBits;
+  localparam int unsigned FieldBits = InBits + (Pack > 1 && InSigned ? 1 : 0);
+  localparam int unsigned OperandBits =
+      PackedBits - ProductBits + FieldBits + (InSigned ? 0 : 1);
 
-  localparam int unsigned BankAddrBits = bits_for(InBeats);
-  localparam int unsigned AddrBits = bits_for(2 * InBeats);
+  // four terms are added per level of the tree and register
+  localparam int unsigned Levels = Terms == 1 && Pack > 1 ? 1 : ($clog2(Terms) + 1) / 2;
+  localparam int unsigned SumBits = ProductBits + 2 * Levels;
+  localparam int unsigned ReadStages = WeightRam == 0 ? 1 : 2;  // RAM blocks have a register of their own
+  localparam int unsigned Stages = ReadStages + Levels + 3;     // read, select, multiply, tree, accumulate
+
+  localparam int unsigned LaneBits = bits_for(Tp);
+  localparam int unsigned BeatBits = bits_for(InBeats);
   localparam int unsigned StepBits = bits_for(GroupSteps);
-  localparam int unsigned TileBits = bits_for(GroupTiles);
+  localparam int unsigned GroupTileBits = bits_for(GroupTiles);
   localparam int unsigned GroupBits = bits_for(Groups);
   localparam int unsigned RomBits = bits_for(Steps);
-  localparam int unsigned BiasAddrBits = bits_for(Tiles);
+  localparam int unsigned TileBits = bits_for(Tiles);
 
-  logic [Simd*InBits-1:0] bank_mem[2*InBeats];
-  logic [WordBits-1:0] weight_rom[Steps];
-  logic [Pe*BiasBits-1:0] bias_rom[Tiles];
+  localparam MultStyle = MultDsp ? "yes" : "no";
+  localparam RomStyle = WeightRam == 0 ? "distributed" : WeightRam == 1 ? "block" : "ultra";
+  // yosys knows no ROM in LUT RAM: it forms logic, as a vendor tool does for "distributed"
+  localparam RamStyle = WeightRam == 0 ? "registers" : RomStyle;
+
+  logic [Tp*Mults-1:0] product_carry;
   logic unused;
 
-  assign unused = ^MaxTokens;
+  assign unused = ^{MaxTokens, MidBits, MidSigned, OutSigned, MultStyle, RomStyle, RamStyle,
+                    product_carry};
 
-  initial begin
-    if (WeightsFile != "") $readmemh(WeightsFile, weight_rom);
-    if (BiasFile != "") $readmemh(BiasFile, bias_rom);
-  end
-
-  // -- two banks of one token each -----------------------------------------------------------------
-  logic [1:0] full_q, last_q, user_q;  // per bank: complete, last token of its frame, its tuser
+  // -- two banks of Tp tokens each -----------------------------------------------------------------
+  logic [1:0] full_q, last_q, user_q;  // per bank: complete, last tokens of their frame, its tuser
+  logic [LaneBits-1:0] top_q[2];       // per bank: number of its last token
+  logic [LaneBits-1:0] wr_lane_q;
+  logic [BeatBits-1:0] wr_beat_q;
   logic wr_bank_q, rd_bank_q;
-  logic [BankAddrBits-1:0] wr_q;
-  logic wr, wr_end, rd, rd_end;
+  logic wr, wr_token_end, wr_end, rd, rd_end;
 
   assign s_axis_tready = !full_q[wr_bank_q];
   assign wr = s_axis_tvalid && s_axis_tready;
-  assign wr_end = wr_q == BankAddrBits'(InBeats - 1);
+  assign wr_token_end = wr_beat_q == BeatBits'(InBeats - 1);
+  assign wr_end = wr_token_end && (s_axis_tlast || wr_lane_q == LaneBits'(Tp - 1));
 
   always_ff @(posedge clk_i) begin
     if (wr) begin
-      bank_mem[wr_bank_q ? AddrBits'(InBeats) + AddrBits'(wr_q) : AddrBits'(wr_q)] <= s_axis_tdata;
       last_q[wr_bank_q] <= s_axis_tlast;
       user_q[wr_bank_q] <= s_axis_tuser;
+      top_q[wr_bank_q]  <= wr_lane_q;
     end
     if (!rst_ni) begin
       full_q <= '0;
       wr_bank_q <= 1'b0;
-      wr_q <= '0;
+      wr_lane_q <= '0;
+      wr_beat_q <= '0;
     end else begin
-      if (wr) wr_q <= wr_end ? '0 : wr_q + 1'b1;
+      if (wr) wr_beat_q <= wr_token_end ? '0 : wr_beat_q + 1'b1;
+      if (wr && wr_token_end) wr_lane_q <= wr_end ? '0 : wr_lane_q + 1'b1;
       if (wr && wr_end) begin
         full_q[wr_bank_q] <= 1'b1;
         wr_bank_q <= !wr_bank_q;
@@ -119,222 +146,431 @@ module nm_matmul #(
     end
   end
 
-  // -- steps of a token ----------------------------------------------------------------------------
+  // -- steps of a bank -----------------------------------------------------------------------------
   logic en;  // the pipeline moves
-  logic [AddrBits-1:0] rd_q, base_q;  // input word, first input word of the group
+  logic [BeatBits-1:0] rd_beat;
   logic [StepBits-1:0] step_q;
-  logic [TileBits-1:0] tile_q;
-  logic [GroupBits-1:0] group_q;
+  logic [GroupTileBits-1:0] tile_q;
   logic [RomBits-1:0] rom_q;
   logic step_end, tile_end, group_end;
 
   assign rd = en && full_q[rd_bank_q];
   assign step_end = step_q == StepBits'(GroupSteps - 1);
-  assign tile_end = tile_q == TileBits'(GroupTiles - 1);
-  assign group_end = group_q == GroupBits'(Groups - 1);
-  assign rd_end = step_end && tile_end && group_end;
+  assign tile_end = step_end && tile_q == GroupTileBits'(GroupTiles - 1);
+  assign rd_end = tile_end && group_end;
 
   always_ff @(posedge clk_i) begin
     if (!rst_ni) begin
       rd_bank_q <= 1'b0;
-      rd_q <= '0;
-      base_q <= '0;
       step_q <= '0;
       tile_q <= '0;
-      group_q <= '0;
       rom_q <= '0;
     end else if (rd) begin
-      rom_q  <= rd_end ? '0 : rom_q + 1'b1;
       step_q <= step_end ? '0 : step_q + 1'b1;
-      rd_q   <= rd_q + 1'b1;
-      if (step_end) begin
-        rd_q   <= base_q;
-        tile_q <= tile_end ? '0 : tile_q + 1'b1;
+      if (step_end) tile_q <= tile_end ? '0 : tile_q + 1'b1;
+      rom_q <= rd_end ? '0 : rom_q + 1'b1;
+      if (rd_end) rd_bank_q <= !rd_bank_q;
+    end
+  end
+
+  if (Groups == 1) begin : gen_one_group
+    assign group_end = 1'b1;
+    assign rd_beat = step_q;
+  end else begin : gen_groups
+    logic [GroupBits-1:0] group_q;
+    logic [BeatBits-1:0] beat_q, base_q;  // input beat, first one of the group
+
+    assign group_end = group_q == GroupBits'(Groups - 1);
+    assign rd_beat = beat_q;
+
+    always_ff @(posedge clk_i) begin
+      if (!rst_ni) begin
+        group_q <= '0;
+        beat_q  <= '0;
+        base_q  <= '0;
+      end else if (rd) begin
+        beat_q <= rd_end ? '0 : step_end && !tile_end ? base_q : beat_q + 1'b1;
         if (tile_end) begin
-          rd_q <= rd_q + 1'b1;
-          base_q <= rd_q + 1'b1;
+          base_q  <= group_end ? '0 : beat_q + 1'b1;
           group_q <= group_end ? '0 : group_q + 1'b1;
         end
-      end
-      if (rd_end) begin
-        rd_bank_q <= !rd_bank_q;
-        rd_q <= rd_bank_q ? '0 : AddrBits'(InBeats);
-        base_q <= rd_bank_q ? '0 : AddrBits'(InBeats);
       end
     end
   end
 
   // -- control of the pipeline: one bit per stage ---------------------------------------------------
-  logic [Stages-1:0] valid_q, first_q, final_q, frame_q, package_q;
+  // first and final step of a tile; end of the bank, and what the bank is
+  logic [Stages-1:0] valid_q, first_q, final_q, end_q, frame_q, package_q;
+  logic [LaneBits-1:0] lanes_q[Stages];
 
   always_ff @(posedge clk_i) begin
     if (en) begin
       first_q <= {first_q[Stages-2:0], step_q == '0};
       final_q <= {final_q[Stages-2:0], step_end};
-      frame_q <= {frame_q[Stages-2:0], rd_end && last_q[rd_bank_q]};
-      package_q <= {package_q[Stages-2:0], rd_end && last_q[rd_bank_q] && user_q[rd_bank_q]};
+      end_q <= {end_q[Stages-2:0], rd_end};
+      frame_q <= {frame_q[Stages-2:0], last_q[rd_bank_q]};
+      package_q <= {package_q[Stages-2:0], user_q[rd_bank_q]};
+      lanes_q[0] <= top_q[rd_bank_q];
+      for (int unsigned i = 1; i < Stages; i++) lanes_q[i] <= lanes_q[i-1];
     end
     if (!rst_ni) valid_q <= '0;
     else if (en) valid_q <= {valid_q[Stages-2:0], rd};
   end
 
   // -- read ----------------------------------------------------------------------------------------
-  logic [Simd*InBits-1:0] x_q;
-  logic [WordBits-1:0] word_q;
+  // stages are not gated by valid_q: between the tokens they carry what nobody looks at
+  logic [Simd*InBits-1:0] x[Tp];
+  logic [WordBits-1:0] word;
 
-  always_ff @(posedge clk_i) begin
-    if (rd) begin
-      x_q <= bank_mem[rd_q];
-      word_q <= weight_rom[rom_q];
+  for (genvar t = 0; t < Tp; t++) begin : gen_bank
+    (* ram_style = "distributed" *) logic [Simd*InBits-1:0] mem[2*2**BeatBits];
+    logic [Simd*InBits-1:0] x_q[ReadStages];
+
+    assign x[t] = x_q[ReadStages-1];
+
+    always_ff @(posedge clk_i) begin
+      if (wr && wr_lane_q == LaneBits'(t)) mem[{wr_bank_q, wr_beat_q}] <= s_axis_tdata;
+      if (en) begin
+        x_q[0] <= mem[{rd_bank_q, rd_beat}];
+        for (int unsigned i = 1; i < ReadStages; i++) x_q[i] <= x_q[i-1];
+      end
     end
   end
 
-  // -- select: the input that each stored weight belongs to -----------------------------------------
-  logic [InBits-1:0] x_sel_q[Selections];
+  begin : gen_weights
+    (* rom_style = RomStyle, ram_style = RamStyle *) logic [WordBits-1:0] rom[Steps];
+    logic [WordBits-1:0] word_q[ReadStages];
+
+    assign word = word_q[ReadStages-1];
+
+    initial if (WeightsFile != "") $readmemh(WeightsFile, rom);
+
+    always_ff @(posedge clk_i) begin
+      if (en) begin
+        word_q[0] <= rom[rom_q];
+        for (int unsigned i = 1; i < ReadStages; i++) word_q[i] <= word_q[i-1];
+      end
+    end
+  end
+
+  // -- select: the inputs that each stored weight belongs to ------------------------------------------
+  // Tokens that share a multiplier stand side by side. What stands below a field is a number of its own:
+  // where it is negative, the field is one less.
+  function automatic logic [Pack*FieldBits-1:0] fields(logic [Pack*InBits-1:0] lanes);
+    logic signed [FieldBits-1:0] field;
+    logic borrow;
+    borrow = 1'b0;
+    for (int unsigned i = 0; i < Pack; i++) begin
+      field = FieldBits'($signed({InSigned & lanes[i*InBits+InBits-1], lanes[i*InBits+:InBits]})) -
+              $signed(FieldBits'(borrow));
+      fields[i*FieldBits+:FieldBits] = field;
+      borrow = InSigned & field[FieldBits-1];
+    end
+  endfunction
+
+  logic [Pack*FieldBits-1:0] packed_x[Shares*Simd];
+  logic [Pack*FieldBits-1:0] select_q[Shares*Selections];
   logic [WeightBits-1:0] weight_q[Mults];
 
-  if (M > 1) begin : gen_select
+  always_comb begin
+    for (int unsigned q = 0; q < Shares; q++) begin
+      for (int unsigned c = 0; c < Simd; c++) begin
+        logic [Pack*InBits-1:0] lanes;
+        for (int unsigned i = 0; i < Pack; i++) begin
+          lanes[i*InBits+:InBits] = x[q*Pack+i][c*InBits+:InBits];
+        end
+        packed_x[q*Simd+c] = fields(lanes);
+      end
+    end
+  end
+
+  if (Slots > 1) begin : gen_select
     always_ff @(posedge clk_i) begin
-      if (en && valid_q[0]) begin
-        logic [InBits-1:0] group[M];
-        logic [InBits-1:0] selected[Selections];
-        for (int unsigned g = 0; g < Simd / M; g++) begin
-          for (int unsigned k = 0; k < M; k++) group[k] = x_q[(g*M+k)*InBits+:InBits];
-          for (int unsigned p = 0; p < Pe; p++) begin
-            for (int unsigned k = 0; k < N; k++) begin
-              selected[p*Terms+g*N+k] =
-                  group[word_q[Mults*WeightBits+(p*Terms+g*N+k)*IndexBits+:IndexBits]];
+      if (en) begin
+        for (int unsigned q = 0; q < Shares; q++) begin
+          for (int unsigned i = 0; i < Mults; i++) begin
+            logic [Pack*FieldBits-1:0] slot[Slots];
+            for (int unsigned k = 0; k < Slots; k++) begin
+              slot[k] = packed_x[q*Simd+i%Terms/N*M+i%N+k];
             end
+            select_q[q*Selections+i] <= slot[word[Mults*WeightBits+i*IndexBits+:IndexBits]];
           end
         end
-        x_sel_q <= selected;
       end
     end
   end else begin : gen_no_select
     always_ff @(posedge clk_i) begin
-      if (en && valid_q[0]) begin
-        logic [InBits-1:0] lanes[Selections];
-        for (int unsigned i = 0; i < Selections; i++) lanes[i] = x_q[i*InBits+:InBits];
-        x_sel_q <= lanes;
+      if (en) begin
+        for (int unsigned q = 0; q < Shares; q++) begin
+          for (int unsigned i = 0; i < Selections; i++) begin
+            select_q[q*Selections+i] <= packed_x[q*Simd+i%Simd];
+          end
+        end
       end
     end
   end
 
   always_ff @(posedge clk_i) begin
-    if (en && valid_q[0]) begin
-      logic [WeightBits-1:0] weights[Mults];
-      for (int unsigned i = 0; i < Mults; i++) weights[i] = word_q[i*WeightBits+:WeightBits];
-      weight_q <= weights;
+    if (en) begin
+      for (int unsigned i = 0; i < Mults; i++) weight_q[i] <= word[i*WeightBits+:WeightBits];
     end
   end
 
   // -- multiply ------------------------------------------------------------------------------------
-  function automatic logic signed [ProductBits-1:0] product(
-      logic [InBits-1:0] x, logic [WeightBits-1:0] w
+  function automatic logic signed [PackedBits-1:0] product(
+      logic [Pack*FieldBits-1:0] x_fields, logic [WeightBits-1:0] w
   );
-    product = ProductBits'($signed({InSigned & x[InBits-1], x})) *
-              ProductBits'($signed({WeightSigned & w[WeightBits-1], w}));
+    logic signed [OperandBits-1:0] operand;
+    for (int unsigned b = 0; b < OperandBits; b++) begin
+      // bit b % ProductBits of a field, or its sign
+      operand[b] = b % ProductBits < FieldBits ?
+          x_fields[b/ProductBits*FieldBits+b%ProductBits] :
+          InSigned & x_fields[b/ProductBits*FieldBits+FieldBits-1];
+    end
+    product = PackedBits'(operand) * PackedBits'($signed({WeightSigned & w[WeightBits-1], w}));
   endfunction
 
-  if (MultDsp) begin : gen_mult
-    (* use_dsp = "yes" *) logic signed [ProductBits-1:0] product_q[Mults];
-    always_ff @(posedge clk_i) begin
-      if (en && valid_q[1]) begin
-        logic signed [ProductBits-1:0] products[Mults];
+  (* use_dsp = MultStyle *) logic signed [PackedBits-1:0] product_q[Shares*Mults];
+
+  always_ff @(posedge clk_i) begin
+    if (en) begin
+      for (int unsigned q = 0; q < Shares; q++) begin
         for (int unsigned i = 0; i < Mults; i++) begin
-          products[i] = product(x_sel_q[i%Selections], weight_q[i]);
+          product_q[q*Mults+i] <= product(select_q[q*Selections+i%Selections], weight_q[i]);
         end
-        product_q <= products;
       end
     end
-  end else begin : gen_mult
-    (* use_dsp = "no" *) logic signed [ProductBits-1:0] product_q[Mults];
-    always_ff @(posedge clk_i) begin
-      if (en && valid_q[1]) begin
-        logic signed [ProductBits-1:0] products[Mults];
-        for (int unsigned i = 0; i < Mults; i++) begin
-          products[i] = product(x_sel_q[i%Selections], weight_q[i]);
-        end
-        product_q <= products;
+  end
+
+  // the products of every token: a field, plus one if what stands below it is negative
+  logic signed [ProductBits-1:0] product_field[Tp*Mults];
+
+  always_comb begin
+    for (int unsigned t = 0; t < Tp; t++) begin
+      for (int unsigned i = 0; i < Mults; i++) begin
+        product_field[t*Mults+i] = product_q[t/Pack*Mults+i][t%Pack*ProductBits+:ProductBits];
+        product_carry[t*Mults+i] = t % Pack == 0 ? 1'b0 :
+            product_q[t/Pack*Mults+i][(t%Pack==0?1:t%Pack)*ProductBits-1];
       end
     end
   end
 
   // -- adder tree ----------------------------------------------------------------------------------
-  logic signed [SumBits-1:0] sum[Pe];
+  logic signed [SumBits-1:0] sum[Tp*Pe];
 
   for (genvar l = 1; l <= Levels; l++) begin : gen_level
     localparam int unsigned From = (Terms + 4 ** (l - 1) - 1) / 4 ** (l - 1);  // per output
     localparam int unsigned To = (Terms + 4 ** l - 1) / 4 ** l;
     localparam int unsigned Bits = ProductBits + 2 * l;
-    logic signed [Bits-3:0] term[Pe*From];
-    logic signed [Bits-1:0] sum_q[Pe*To];
+    logic signed [Bits-3:0] term[Tp*Pe*From];
+    logic [Tp*Pe*From-1:0] carry;
+    logic signed [Bits-1:0] sum_q[Tp*Pe*To];
 
     if (l == 1) begin : gen_first
-      assign term = gen_mult.product_q;
+      assign term  = product_field;
+      assign carry = product_carry;
     end else begin : gen_next
-      assign term = gen_level[l-1].sum_q;
+      assign term  = gen_level[l-1].sum_q;
+      assign carry = '0;
     end
 
     always_ff @(posedge clk_i) begin
-      if (en && valid_q[l+1]) begin
-        logic signed [Bits-1:0] total[Pe*To];
-        for (int unsigned p = 0; p < Pe; p++) begin
+      if (en) begin
+        for (int unsigned o = 0; o < Tp * Pe; o++) begin
           for (int unsigned i = 0; i < To; i++) begin
-            total[p*To+i] = Bits'(term[p*From+4*i]);
-            for (int unsigned k = 1; k < 4; k++) begin
-              if (4 * i + k < From) begin
-                total[p*To+i] = total[p*To+i] + Bits'(term[p*From+4*i+k]);
+            logic signed [Bits-1:0] total;
+            total = '0;
+            for (int unsigned k = 4 * i; k < 4 * i + 4; k++) begin
+              if (k < From) begin
+                total = total + Bits'(term[o*From+k]) + $signed(Bits'(carry[o*From+k]));
               end
             end
+            sum_q[o*To+i] <= total;
           end
         end
-        sum_q <= total;
       end
     end
   end
 
   if (Levels == 0) begin : gen_sum
-    assign sum = gen_mult.product_q;
+    assign sum = product_field;
   end else begin : gen_sum
     assign sum = gen_level[Levels].sum_q;
   end
 
   // -- accumulate ----------------------------------------------------------------------------------
-  logic [BiasAddrBits-1:0] bias_addr_q;
+  logic [Pe*BiasBits-1:0] bias_rom[Tiles];
+  logic [TileBits-1:0] bias_addr_q;
   logic [Pe*BiasBits-1:0] bias_q;
-  logic [AccBits-1:0] acc_q[Pe];
-  logic [Pe*OutBits-1:0] out_q;
-  logic out_valid_q, out_last_q, out_user_q;
+  logic [Pe*AccBits-1:0] acc_q[Tp];
+
+  initial if (BiasFile != "") $readmemh(BiasFile, bias_rom);
 
   always_ff @(posedge clk_i) begin
-    if (en && valid_q[Stages-3]) bias_q <= bias_rom[bias_addr_q];
+    if (en) bias_q <= bias_rom[bias_addr_q];
     if (!rst_ni) bias_addr_q <= '0;
     else if (en && valid_q[Stages-3] && final_q[Stages-3]) begin
-      bias_addr_q <= bias_addr_q == BiasAddrBits'(Tiles - 1) ? '0 : bias_addr_q + 1'b1;
+      bias_addr_q <= bias_addr_q == TileBits'(Tiles - 1) ? '0 : bias_addr_q + 1'b1;
     end
   end
 
   always_ff @(posedge clk_i) begin
-    if (en && valid_q[Stages-2]) begin
-      logic [AccBits-1:0] next[Pe];
-      for (int unsigned p = 0; p < Pe; p++) begin
-        next[p] = AccBits'(sum[p]) + (first_q[Stages-2] ?
-            AccBits'($signed({BiasSigned & bias_q[p*BiasBits+BiasBits-1],
-                              bias_q[p*BiasBits+:BiasBits]})) : acc_q[p]);
-      end
-      acc_q <= next;
-    end
-    if (en && valid_q[Stages-1] && final_q[Stages-1]) begin
-      for (int unsigned p = 0; p < Pe; p++) begin
-        out_q[p*OutBits+:OutBits] <= OutBits'(num_pkg::saturate(
-            num_pkg::round_shift(64'($signed({AccSigned & acc_q[p][AccBits-1], acc_q[p]})),
-                                 Shift, HalfUp), int'(OutBits), OutSigned));
+    if (en) begin
+      for (int unsigned t = 0; t < Tp; t++) begin
+        for (int unsigned p = 0; p < Pe; p++) begin
+          acc_q[t][p*AccBits+:AccBits] <= AccBits'(sum[t*Pe+p]) + (first_q[Stages-2] ?
+              AccBits'($signed({BiasSigned & bias_q[p*BiasBits+BiasBits-1],
+                                bias_q[p*BiasBits+:BiasBits]})) :
+              acc_q[t][p*AccBits+:AccBits]);
+        end
       end
     end
-    if (en) {out_last_q, out_user_q} <= {frame_q[Stages-1], package_q[Stages-1]};
-    if (!rst_ni) out_valid_q <= 1'b0;
-    else if (en) out_valid_q <= valid_q[Stages-1] && final_q[Stages-1];
+  end
+
+  // -- one token after the other --------------------------------------------------------------------
+  logic out_en;  // the stages behind the sums move
+  logic [Pe*AccBits-1:0] total;
+  logic total_valid, total_last, total_user;
+
+  if (Tp == 1) begin : gen_direct
+    assign en = out_en;
+    assign total = acc_q[0];
+    assign total_valid = valid_q[Stages-1] && final_q[Stages-1];
+    assign total_last = end_q[Stages-1] && frame_q[Stages-1];
+    assign total_user = total_last && package_q[Stages-1];
+  end else begin : gen_lanes
+    localparam int unsigned CountBits = $clog2(2 * Tiles + 1);
+
+    logic [1:0] banks_d, banks_q;   // banks whose tokens are complete and have not left
+    logic stall_q;                  // they fill both halves, and the next sums are waiting
+    logic [CountBits-1:0] ready_q;  // beats of first tokens that have not left
+    logic [1:0] out_last_q, out_user_q;  // of the two halves of the lane buffers, as above
+    logic [LaneBits-1:0] out_top_q[2];
+    logic wr_half_q, rd_half_q;
+    logic [TileBits-1:0] wr_tile_q, rd_tile_q;
+    logic [LaneBits-1:0] rd_lane_q;
+    logic push, push_end, pop, pop_token_end, pop_end;
+    logic [Pe*AccBits-1:0] lane[Tp];
+    logic [Pe*AccBits-1:0] total_q;
+    logic total_valid_q, total_last_q, total_user_q;
+
+    assign en = !stall_q;
+    assign banks_d = banks_q + 2'(push_end) - 2'(pop_end);
+    assign push = en && valid_q[Stages-1] && final_q[Stages-1];
+    assign push_end = push && end_q[Stages-1];
+    // the first token leaves while it is computed, the others are complete by then
+    assign pop = out_en && (rd_lane_q != '0 || ready_q != '0);
+    assign pop_token_end = pop && rd_tile_q == TileBits'(Tiles - 1);
+    assign pop_end = pop_token_end && rd_lane_q == out_top_q[rd_half_q];
+
+    for (genvar t = 0; t < Tp; t++) begin : gen_lane
+      (* ram_style = "distributed" *) logic [Pe*AccBits-1:0] mem[2*2**TileBits];
+
+      assign lane[t] = mem[{rd_half_q, rd_tile_q}];
+
+      always_ff @(posedge clk_i) if (push) mem[{wr_half_q, wr_tile_q}] <= acc_q[t];
+    end
+
+    always_ff @(posedge clk_i) begin
+      if (push_end) begin
+        out_last_q[wr_half_q] <= frame_q[Stages-1];
+        out_user_q[wr_half_q] <= package_q[Stages-1];
+        out_top_q[wr_half_q]  <= lanes_q[Stages-1];
+      end
+      if (out_en) begin
+        total_q <= lane[rd_lane_q];
+        total_last_q <= pop_end && out_last_q[rd_half_q];
+        total_user_q <= pop_end && out_last_q[rd_half_q] && out_user_q[rd_half_q];
+      end
+      if (!rst_ni) begin
+        banks_q <= '0;
+        stall_q <= 1'b0;
+        ready_q <= '0;
+        wr_half_q <= 1'b0;
+        rd_half_q <= 1'b0;
+        wr_tile_q <= '0;
+        rd_tile_q <= '0;
+        rd_lane_q <= '0;
+        total_valid_q <= 1'b0;
+      end else begin
+        if (push) wr_tile_q <= push_end ? '0 : wr_tile_q + 1'b1;
+        if (push_end) wr_half_q <= !wr_half_q;
+        if (pop) rd_tile_q <= pop_token_end ? '0 : rd_tile_q + 1'b1;
+        if (pop_token_end) rd_lane_q <= pop_end ? '0 : rd_lane_q + 1'b1;
+        if (pop_end) rd_half_q <= !rd_half_q;
+        banks_q <= banks_d;
+        stall_q <= banks_d[1] && (en ? valid_q[Stages-2] && final_q[Stages-2] :
+                                       valid_q[Stages-1] && final_q[Stages-1]);
+        if (push && !(pop && rd_lane_q == '0)) ready_q <= ready_q + 1'b1;
+        if (!push && pop && rd_lane_q == '0) ready_q <= ready_q - 1'b1;
+        if (out_en) total_valid_q <= pop;
+      end
+    end
+
+    assign total = total_q;
+    assign total_valid = total_valid_q;
+    assign total_last = total_last_q;
+    assign total_user = total_user_q;
+  end
+
+  // -- round, saturate, look up ----------------------------------------------------------------------
+  localparam int unsigned RoundBits =
+      (Shift > 0 ? (int'(AccBits) + 1 > Shift ? AccBits + 2 - Shift : 2) : AccBits - Shift) +
+      (AccSigned ? 0 : 1);
+  localparam int unsigned ResultBits = Entries > 0 ? MidBits : OutBits;
+  localparam bit ResultSigned = Entries > 0 ? MidSigned : OutSigned;
+  localparam int unsigned OutStages = Entries > 0 ? 4 : 2;
+
+  logic signed [RoundBits-1:0] round_q[Pe];
+  logic [Pe*ResultBits-1:0] result_q;
+  logic [Pe*OutBits-1:0] out_data;
+  logic [OutStages-1:0] out_valid_q, out_last_q, out_user_q;
+
+  always_ff @(posedge clk_i) begin
+    if (out_en) begin
+      for (int unsigned p = 0; p < Pe; p++) begin
+        round_q[p] <= RoundBits'(num_pkg::round_shift(
+            64'($signed({AccSigned & total[p*AccBits+AccBits-1], total[p*AccBits+:AccBits]})),
+            Shift, HalfUp));
+        result_q[p*ResultBits+:ResultBits] <= ResultBits'(num_pkg::saturate(
+            64'(round_q[p]), int'(ResultBits), ResultSigned));
+      end
+      out_last_q <= {out_last_q[OutStages-2:0], total_last};
+      out_user_q <= {out_user_q[OutStages-2:0], total_user};
+    end
+    if (!rst_ni) out_valid_q <= '0;
+    else if (out_en) out_valid_q <= {out_valid_q[OutStages-2:0], total_valid};
+  end
+
+  if (Entries > 0) begin : gen_table
+    localparam int unsigned EntryBits = $clog2(Entries);
+
+    logic [OutBits-1:0] rom[Entries];
+    logic [Pe*EntryBits-1:0] entry_q;
+    logic [Pe*OutBits-1:0] out_q;
+
+    initial if (TableFile != "") $readmemh(TableFile, rom);
+
+    function automatic logic [EntryBits-1:0] entry_of(logic [ResultBits-1:0] z);
+      logic signed [63:0] entry;
+      entry = (64'($signed({ResultSigned & z[ResultBits-1], z})) + 64'(TableOffset)) >>> TableShift;
+      if (entry < 64'sd0) entry_of = '0;
+      else if (entry > 64'(Entries - 1)) entry_of = EntryBits'(Entries - 1);
+      else entry_of = EntryBits'(entry);
+    endfunction
+
+    assign out_data = out_q;
+
+    always_ff @(posedge clk_i) begin
+      if (out_en) begin
+        for (int unsigned p = 0; p < Pe; p++) begin
+          entry_q[p*EntryBits+:EntryBits] <= entry_of(result_q[p*ResultBits+:ResultBits]);
+          out_q[p*OutBits+:OutBits] <= rom[entry_q[p*EntryBits+:EntryBits]];
+        end
+      end
+    end
+  end else begin : gen_no_table
+    assign out_data = result_q;
   end
 
   skid_buffer #(
@@ -342,11 +578,11 @@ module nm_matmul #(
   ) u_out (
       .clk_i,
       .rst_ni,
-      .s_axis_tdata (out_q),
-      .s_axis_tvalid(out_valid_q),
-      .s_axis_tready(en),
-      .s_axis_tlast (out_last_q),
-      .s_axis_tuser (out_user_q),
+      .s_axis_tdata (out_data),
+      .s_axis_tvalid(out_valid_q[OutStages-1]),
+      .s_axis_tready(out_en),
+      .s_axis_tlast (out_last_q[OutStages-1]),
+      .s_axis_tuser (out_user_q[OutStages-1]),
       .m_axis_tdata,
       .m_axis_tvalid,
       .m_axis_tready,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// y[0] = saturate(pos[0]), y[t] = saturate(x[t-1] + pos[t]): one token more leaves than came.
-/// One beat per cycle, latency 3; the first token leaves when the frame arrives.
+/// One beat per cycle, latency 4; the first token leaves when the frame arrives.
 module pos_embed #(
     parameter int unsigned MaxTokens = 1,  // tokens of an input frame
     parameter int unsigned Channels = 4,
@@ -37,10 +37,11 @@ module pos_embed #(
   typedef logic [AddrBits-1:0] addr_t;
 
   logic [Simd*PosBits-1:0] rom[Words];
-  addr_t addr_q;
+  addr_t addr_q, addr_copy_q;  // the copy keeps the increment out of the ROM's logic
   logic front_q;  // the token in front of the frame leaves
-  logic en, beat, pos_valid_q, pos_last_q, pos_user_q, out_valid_q, out_last_q, out_user_q;
-  logic [Simd*InBits-1:0] x_q;
+  logic en, beat, out_valid_q, out_last_q, out_user_q;
+  logic [1:0] valid_q, last_q, user_q;  // the beat beside the copy, the beat beside its position
+  logic [Simd*InBits-1:0] in_q, x_q;
   logic [Simd*PosBits-1:0] pos_q;
   logic [Simd*OutBits-1:0] out_q;
 
@@ -51,9 +52,12 @@ module pos_embed #(
 
   always_ff @(posedge clk_i) begin
     if (en) begin
-      pos_q <= rom[addr_q];
-      x_q <= front_q ? '0 : s_axis_tdata;
-      {pos_last_q, pos_user_q} <= front_q ? '0 : {s_axis_tlast, s_axis_tuser};
+      addr_copy_q <= addr_q;
+      in_q <= front_q ? '0 : s_axis_tdata;
+      last_q <= {last_q[0], s_axis_tlast && !front_q};
+      user_q <= {user_q[0], s_axis_tuser && !front_q};
+      pos_q <= rom[addr_copy_q];
+      x_q <= in_q;
       for (int unsigned i = 0; i < Simd; i++) begin
         out_q[i*OutBits+:OutBits] <= OutBits'(num_pkg::saturate(
             64'(SumBits'($signed({InSigned & x_q[i*InBits+InBits-1], x_q[i*InBits+:InBits]})) +
@@ -61,14 +65,14 @@ module pos_embed #(
                                   pos_q[i*PosBits+:PosBits]}))),
             int'(OutBits), OutSigned));
       end
-      {out_last_q, out_user_q} <= {pos_last_q, pos_user_q};
+      {out_last_q, out_user_q} <= {last_q[1], user_q[1]};
     end
     if (!rst_ni) begin
-      {pos_valid_q, out_valid_q} <= '0;
+      {out_valid_q, valid_q} <= '0;
       addr_q <= '0;
       front_q <= 1'b1;
     end else if (en) begin
-      {pos_valid_q, out_valid_q} <= {s_axis_tvalid, pos_valid_q};
+      {out_valid_q, valid_q} <= {valid_q, s_axis_tvalid};
       if (beat) begin
         if (front_q) begin
           addr_q <= addr_q + 1'b1;

@@ -10,7 +10,7 @@
 /// Groups channels first the beats of x, then those of the mean. Two frames are buffered: one
 /// arrives while the other leaves at one beat per cycle, 2 * tokens * Channels / Simd cycles per
 /// frame.
-/// Latency: 5 cycles from the last beat of a frame to its first beat out.
+/// Latency: MeanLatency + 6 cycles from the last beat of a frame to its first beat out.
 module token_mean #(
     // Longest frame.
     parameter int unsigned MaxTokens = 1,
@@ -26,6 +26,8 @@ module token_mean #(
     parameter int Shift = 16,
     // 1: round ties up, 0: to even.
     parameter int unsigned HalfUp = 0,
+    // Multipliers in 0: LUTs, 1: DSP blocks.
+    parameter int unsigned MultDsp = 0,
     // MaxTokens + 1 entries.
     parameter RecipFile = ""
 ) (
@@ -57,6 +59,12 @@ module token_mean #(
   localparam int unsigned SumBits = XBits + $clog2(MaxTokens + 1);
   localparam int unsigned RBits = RecipBits + ((RecipSigned != 0) ? 0 : 1);
   localparam int unsigned ProductBits = SumBits + RBits;
+  // Cycles of the booth_mult: four rows of two bits each per cycle.
+  localparam int unsigned RowsSum = (SumBits + 1) / 2;
+  localparam int unsigned RowsRecip = (RBits + 1) / 2;
+  localparam int unsigned Rows =
+      (RowsSum * (RBits + 2) < RowsRecip * (SumBits + 2)) ? RowsSum : RowsRecip;
+  localparam int unsigned MeanLatency = (Rows + 3) / 4;
 
   if (Channels % Groups != 0 || (Channels / Groups) % Simd != 0) begin : gen_bad_simd
     $error("token_mean: Groups must divide Channels and Simd must divide a group");
@@ -185,42 +193,64 @@ module token_mean #(
   end
 
   // ---- Mean: multiply, round -----------------------------------------------------------------
-  logic [2:0] valid_q, last_q, last_user_q;
-  logic [1:0] mean_q;
-  logic [Simd*InBits-1:0] a_x_q, b_x_q, c_y_q;
-  logic [Simd*SumBits-1:0] a_sum_q;
+  // Stage o: what the frame's memories hold; a: 1 / count; b: the product; r: rounded;
+  // c: x or the mean.
+  localparam int unsigned Stages = MeanLatency + 4;
+  localparam int unsigned RoundBits = (Shift > 0) ? ProductBits - Shift + 1 : ProductBits - Shift;
+  logic [Stages-1:0] valid_q, last_q, last_user_q;
+  logic [Stages-2:0] mean_q;
+  logic [Stages-2:0][Simd*InBits-1:0] x_sr;
+  logic [Simd*InBits-1:0] o_x_q, c_y_q;
+  logic [CountBits-1:0] o_count_q;
+  logic [Simd*SumBits-1:0] o_sum_q, a_sum_q;
   logic [RecipBits-1:0] a_recip_q;
-  logic signed [ProductBits-1:0] b_product_q [Simd];
+  logic signed [ProductBits-1:0] b_product [Simd];
+  logic signed [RoundBits-1:0] r_mean_q [Simd];
 
   always_ff @(posedge clk_i) begin
     if (!rst_ni) valid_q <= '0;
-    else if (enable) valid_q <= {valid_q[1:0], issue};
+    else if (enable) valid_q <= {valid_q[Stages-2:0], issue};
   end
 
   always_ff @(posedge clk_i) begin
-    if (enable) a_x_q <= frame_mem[rd_addr_q];
+    if (enable) o_x_q <= frame_mem[rd_addr_q];
   end
+
+  assign x_sr[0] = o_x_q;
 
   always_ff @(posedge clk_i) begin
     if (enable) begin
-      last_q <= {last_q[1:0], frame_end};
-      last_user_q <= {last_user_q[1:0], frame_end && user_q[rd_bank_q]};
-      mean_q <= {mean_q[0], rd_mean_q};
-      a_sum_q <= sum_mem[rd_sum_addr];
-      a_recip_q <= recip_rom[count_q[rd_bank_q]];
-      b_x_q <= a_x_q;
-      c_y_q <= b_x_q;
+      last_q <= {last_q[Stages-2:0], frame_end};
+      last_user_q <= {last_user_q[Stages-2:0], frame_end && user_q[rd_bank_q]};
+      mean_q <= {mean_q[Stages-3:0], rd_mean_q};
+      o_count_q <= count_q[rd_bank_q];
+      o_sum_q <= sum_mem[rd_sum_addr];
+      a_sum_q <= o_sum_q;
+      a_recip_q <= recip_rom[o_count_q];
+      x_sr[Stages-2:1] <= x_sr[Stages-3:0];
+      c_y_q <= x_sr[Stages-2];
       for (int unsigned l = 0; l < Simd; l++) begin
-        b_product_q[l] <=
-            ProductBits'(signed'(a_sum_q[l*SumBits +: SumBits]))
-            * ((RecipSigned != 0) ? ProductBits'(signed'(a_recip_q)) : ProductBits'(a_recip_q));
-        if (mean_q[1]) begin
+        r_mean_q[l] <=
+            RoundBits'(num_pkg::round_shift(64'(b_product[l]), Shift, HalfUp != 0));
+        if (mean_q[Stages-2]) begin
           c_y_q[l*InBits +: InBits] <= InBits'(num_pkg::saturate(
-              num_pkg::round_shift(64'(b_product_q[l]), Shift, HalfUp != 0),
-              InBits, InSigned != 0));
+              64'(r_mean_q[l]), InBits, InSigned != 0));
         end
       end
     end
+  end
+
+  for (genvar l = 0; l < Simd; l++) begin : gen_lane
+    booth_mult #(
+      .ABits(SumBits), .BBits(RBits), .Dsp(MultDsp)
+    ) u_mean (
+      .clk_i,
+      .en_i(enable),
+      .a_i(a_sum_q[l*SumBits +: SumBits]),
+      .b_i((RecipSigned != 0) ? RBits'(signed'(a_recip_q)) : RBits'(a_recip_q)),
+      .c_i('0),
+      .p_o(b_product[l])
+    );
   end
 
   skid_buffer #(
@@ -229,10 +259,10 @@ module token_mean #(
       .clk_i,
       .rst_ni,
       .s_axis_tdata(c_y_q),
-      .s_axis_tvalid(valid_q[2]),
+      .s_axis_tvalid(valid_q[Stages-1]),
       .s_axis_tready(enable),
-      .s_axis_tlast(last_q[2]),
-      .s_axis_tuser(last_user_q[2]),
+      .s_axis_tlast(last_q[Stages-1]),
+      .s_axis_tuser(last_user_q[Stages-1]),
       .m_axis_tdata,
       .m_axis_tvalid,
       .m_axis_tready,

@@ -29,11 +29,13 @@ package num_pkg;
   );
     logic signed [63:0] low;
     logic signed [63:0] high;
+    logic signed [63:0] beyond;
     low  = is_signed ? -(64'sd1 <<< (bits - 1)) : 64'sd0;
     high = (64'sd1 <<< (is_signed ? bits - 1 : bits)) - 64'sd1;
-    if (x < low) saturate = low;
-    else if (x > high) saturate = high;
-    else saturate = x;
+    // x is in the range if the bits beyond it repeat the sign: cheaper than two comparisons
+    beyond = x >>> (is_signed ? bits - 1 : bits);
+    if (beyond == ((is_signed && x[63]) ? -64'sd1 : 64'sd0)) saturate = x;
+    else saturate = x[63] ? low : high;
   endfunction
 
   /// Position of the leading one of x >= 1.

@@ -9,8 +9,8 @@ from sievit.sim.harness import check_core
 
 SETS = [
     AttentionParams(max_tokens=9),
-    # the small network
-    AttentionParams(channels=48, heads=3, simd=4, max_tokens=17),
+    # the small network's shape, two tokens side by side
+    AttentionParams(channels=24, heads=3, simd=4, tp=2, kv_ram=1, max_tokens=11),
     # all heads side by side, other widths, ties upwards, DSP products
     AttentionParams(
         channels=12, heads=3, simd=2, heads_par=3, n=1, q_type=IntType(6, True),
@@ -19,16 +19,33 @@ SETS = [
         prob_type=IntType(7, False), out_type=IntType(6, True), half_up=1, mult_dsp=1,
         max_tokens=18,
     ),
-    # dense, a head per beat
-    AttentionParams(channels=8, heads=2, simd=4, n=4, max_tokens=13),
+    # dense, a head per beat, three tokens side by side
+    AttentionParams(channels=8, heads=2, simd=4, n=4, tp=3, max_tokens=13),
     # one channel per beat, groups of two, unsigned operands, two of four heads side by side
     AttentionParams(
-        channels=24, heads=4, simd=1, heads_par=2, n=1, m=2, q_type=IntType(4, False),
+        channels=24, heads=4, simd=1, heads_par=2, n=1, m=2, tp=2, q_type=IntType(4, False),
         k_type=IntType(4, False), v_type=IntType(4, False), exp_shift=1, exp_offset=1,
         out_type=IntType(5, False), shift=7, max_tokens=7,
     ),
-    # one token
+    # one token, three lanes
     AttentionParams(channels=6, heads=2, simd=3, n=2, m=3, max_tokens=1),
+    # 1:1, one lane, smallest widths
+    AttentionParams(
+        channels=2, heads=2, simd=1, n=1, m=1, q_type=IntType(2, True), k_type=IntType(2, True),
+        v_type=IntType(2, True), exp_shift=0, exp_offset=0, exp_entries=8,
+        exp_type=IntType(3, False), index_bits=1, recip_type=IntType(4, False), prob_shift=0,
+        prob_type=IntType(3, False), out_type=IntType(2, True), shift=2, max_tokens=7,
+    ),
+    # 4:8 in softmax pairs, largest widths
+    AttentionParams(
+        channels=12, heads=1, simd=3, n=4, m=8, tp=2, q_type=IntType(12, True),
+        k_type=IntType(11, False), v_type=IntType(12, True), exp_shift=14, exp_offset=5000,
+        exp_entries=200, exp_type=IntType(14, False), index_bits=8, recip_type=IntType(16, False),
+        prob_shift=5, prob_type=IntType(10, False), out_type=IntType(12, True), shift=10,
+        max_tokens=19,
+    ),
+    # 2:16
+    AttentionParams(channels=4, heads=2, simd=1, n=2, m=16, heads_par=2, max_tokens=20),
 ]  # fmt: skip
 
 

@@ -24,6 +24,23 @@ SETS = [
         rsqrt_type=IntType(14, False), norm_shift=3, shift=11, max_tokens=17,
     ),
     LayernormParams(channels=8, simd=4, out_type=IntType(12, True), shift=4, max_tokens=1),
+    # little is rounded away: small differences inside show outside
+    LayernormParams(
+        channels=6, simd=2, mean_mult=10923, mean_shift=16, out_type=IntType(12, True), shift=4,
+        max_tokens=5,
+    ),
+    # narrow and unsigned: every row is near the ends of the types
+    LayernormParams(
+        channels=4, simd=2, mean_mult=4, mean_shift=4, in_type=IntType(3, False),
+        out_type=IntType(3, True), index_bits=3, rsqrt_type=IntType(10, False), norm_shift=1,
+        scale_type=IntType(4, False), bias_type=IntType(10, True), shift=9, max_tokens=7,
+    ),
+    # widest, products in DSP blocks
+    LayernormParams(
+        channels=10, simd=5, mean_mult=419430, mean_shift=22, in_type=IntType(16, True),
+        out_type=IntType(8, True), rsqrt_type=IntType(13, False), bias_type=IntType(18, True),
+        mult_dsp=1, max_tokens=6,
+    ),
 ]  # fmt: skip
 
 

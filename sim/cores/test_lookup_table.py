@@ -13,11 +13,22 @@ SETS = [
         channels=3, simd=3, in_type=IntType(12, True), out_type=IntType(3, True),
         offset=1000, shift=5, entries=77, max_tokens=4,
     ),
+    # one lane, an offset below zero
     LookupTableParams(
         channels=5, simd=1, in_type=IntType(6, False), out_type=IntType(11, False),
         offset=-9, shift=1, entries=20, max_tokens=3,
     ),
     LookupTableParams(channels=6, simd=2, offset=64, shift=6, entries=2, max_tokens=1),
+    # every entry, every code
+    LookupTableParams(
+        channels=7, simd=7, in_type=IntType(4, True), out_type=IntType(4, True), offset=8,
+        entries=16, max_tokens=18,
+    ),
+    # one bit in, one bit out
+    LookupTableParams(
+        channels=2, simd=1, in_type=IntType(1, False), out_type=IntType(1, False), offset=0,
+        entries=2, max_tokens=2,
+    ),
 ]  # fmt: skip
 
 

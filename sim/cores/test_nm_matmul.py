@@ -9,23 +9,45 @@ from sievit.sim.harness import check_core
 
 SETS = [
     NmMatmulParams(max_tokens=5),
-    NmMatmulParams(  # dense, one lane, odd sizes, unsigned
-        in_channels=5, out_channels=3, n=1, m=1, simd=1, pe=1, in_type=IntType(3, False),
-        weight_type=IntType(2, False), bias_type=IntType(5, True), acc_type=IntType(9, True),
-        out_type=IntType(6, False), shift=0, max_tokens=3,
+    NmMatmulParams(  # dense, one lane, odd sizes, smallest unsigned types; two tokens, odd tail
+        in_channels=5, out_channels=3, n=1, m=1, simd=1, pe=1, tp=2, in_type=IntType(2, False),
+        weight_type=IntType(2, False), bias_type=IntType(5, True), acc_type=IntType(8, True),
+        out_type=IntType(4, False), shift=0, max_tokens=5,
     ),
-    NmMatmulParams(  # one step per token, whole token per beat
-        in_channels=12, out_channels=6, n=1, m=4, simd=12, pe=6, in_type=IntType(4, True),
-        weight_type=IntType(3, True), bias_type=IntType(9, True), acc_type=IntType(12, True),
-        out_type=IntType(5, True), shift=3, half_up=1, max_tokens=6,
+    NmMatmulParams(  # one step per token, whole token per beat; three tokens per multiplier
+        in_channels=12, out_channels=6, n=1, m=4, simd=12, pe=6, tp=3, pack=3, mult_dsp=1,
+        in_type=IntType(4, True), weight_type=IntType(3, True), bias_type=IntType(9, True),
+        acc_type=IntType(12, True), out_type=IntType(5, True), shift=3, half_up=1, max_tokens=7,
     ),
-    NmMatmulParams(  # groups, many terms, left shift, DSP
-        in_channels=120, out_channels=9, groups=3, n=2, m=5, simd=20, pe=3, mult_dsp=1,
+    NmMatmulParams(  # groups, many terms, left shift, DSP, weights in block RAM
+        in_channels=120, out_channels=9, groups=3, n=5, m=8, simd=40, pe=3, mult_dsp=1,
         bias_type=IntType(10, True), out_type=IntType(18, True), shift=-1, max_tokens=3,
+        weight_ram=1,
     ),
     NmMatmulParams(  # groups with one input beat and one tile each: loading is as slow as computing
         in_channels=8, out_channels=4, groups=4, n=1, m=2, simd=2, pe=1, max_tokens=1,
         bias_type=IntType(12, False),
+    ),
+    NmMatmulParams(  # 4:16, largest types, table that clamps on both sides
+        in_channels=32, out_channels=6, n=4, m=16, simd=16, pe=2, weight_type=IntType(8, True),
+        acc_type=IntType(20, True), mid_type=IntType(10, True), out_type=IntType(7, False), shift=7,
+        entries=100, table_offset=190, table_shift=2, max_tokens=4,
+    ),
+    NmMatmulParams(  # largest types that two tokens can share a multiplier with, table, block RAM
+        in_channels=16, out_channels=8, n=2, m=8, simd=8, pe=1, tp=4, pack=2, mult_dsp=1,
+        weight_type=IntType(8, True), mid_type=IntType(6, True), out_type=IntType(3, True),
+        shift=11, entries=16, table_offset=32, table_shift=2, weight_ram=1, max_tokens=9,
+    ),
+    NmMatmulParams(  # four tokens per multiplier, unsigned inputs, groups
+        in_channels=32, out_channels=4, groups=2, n=1, m=16, simd=16, pe=1, tp=4, pack=4,
+        mult_dsp=1, in_type=IntType(2, False), weight_type=IntType(2, True),
+        bias_type=IntType(4, True), acc_type=IntType(6, True), out_type=IntType(3, True), shift=1,
+        max_tokens=6,
+    ),
+    NmMatmulParams(  # two unsigned tokens per multiplier, an accumulator that is never negative
+        in_channels=6, out_channels=6, n=1, m=2, simd=2, pe=3, tp=2, pack=2, mult_dsp=1,
+        in_type=IntType(6, False), weight_type=IntType(3, False), bias_type=IntType(7, False),
+        acc_type=IntType(11, False), out_type=IntType(6, False), shift=4, max_tokens=3,
     ),
 ]  # fmt: skip
 

@@ -13,11 +13,22 @@ SETS = [
         channels=3, simd=3, in_type=IntType(8, True), pos_type=IntType(6, True),
         out_type=IntType(8, True), max_tokens=4,
     ),
+    # one lane
     PosEmbedParams(
         channels=5, simd=1, in_type=IntType(4, False), pos_type=IntType(7, True),
         out_type=IntType(6, False), max_tokens=3,
     ),
     PosEmbedParams(channels=1, simd=1, pos_type=IntType(9, False), max_tokens=1),
+    # narrow: the class token saturates too
+    PosEmbedParams(
+        channels=4, simd=2, in_type=IntType(2, True), pos_type=IntType(4, True),
+        out_type=IntType(2, True), max_tokens=18,
+    ),
+    # widest
+    PosEmbedParams(
+        channels=6, simd=6, in_type=IntType(16, True), pos_type=IntType(16, True),
+        out_type=IntType(16, True), max_tokens=7,
+    ),
 ]  # fmt: skip
 
 

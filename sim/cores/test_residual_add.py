@@ -13,11 +13,22 @@ SETS = [
         channels=3, simd=3, a_type=IntType(8, True), b_type=IntType(5, False),
         out_type=IntType(7, True), a_shift=2, b_shift=1, shift=3, max_tokens=4,
     ),
+    # one lane, ties upwards
     ResidualAddParams(
         channels=5, simd=1, a_type=IntType(4, False), b_type=IntType(6, True),
         out_type=IntType(6, False), shift=1, half_up=1, max_tokens=3,
     ),
     ResidualAddParams(channels=6, simd=2, out_type=IntType(16, True), shift=-2, max_tokens=1),
+    # narrow: every pair of values, ties to even
+    ResidualAddParams(
+        channels=7, simd=7, a_type=IntType(3, True), b_type=IntType(3, True),
+        out_type=IntType(2, True), shift=1, max_tokens=18,
+    ),
+    # widest
+    ResidualAddParams(
+        channels=4, simd=4, a_type=IntType(16, True), b_type=IntType(16, True),
+        out_type=IntType(16, True), a_shift=3, shift=4, max_tokens=6,
+    ),
 ]  # fmt: skip
 
 
