@@ -47,7 +47,7 @@ core: $(VENV)/.ready ## write the four files of a new core NAME=x
 test: $(VENV)/.ready ## run the tests
 	$(BIN)/python -m pytest
 
-soak: $(VENV)/.ready ## everything that the verification stages ask for, or CORE=x; writes sim/evidence
+soak: $(VENV)/.ready ## everything that the verification stages ask for, or CORE=x; writes sim/records
 	$(SIEVIT) soak $(if $(CORE),--core $(CORE))
 
 bench-cores: $(VENV)/.ready ## measure the rate of the cores; writes docs/throughput.md

@@ -31,7 +31,7 @@ from sievit.models.data import Dataset, patchify
 from sievit.models.qvit import QuantVisionTransformer, image_input
 from sievit.models.recipe import ZOO, Recipe
 from sievit.quant import fold
-from sievit.quant.cores.token_select import decide
+from sievit.quant.cores.token_select import TokenSelectParams, decide
 from sievit.quant.errors import SievitError
 from sievit.quant.execute import execute, first_difference
 from sievit.quant.lower import lower
@@ -295,13 +295,13 @@ class Build:
         origin = torch.arange(-1, patches).expand(count, -1).clone()  # -1: class token
         out = {}
         for node in self.graph.nodes:
-            if node.core != "token_select":
+            if not isinstance(node.params, TokenSelectParams):
                 continue
             x, score = (self.edges[e] for e in node.inputs)
             tokens = x.data.shape[1]
             padded = torch.full((count, tokens), -2)
             padded[:, : origin.shape[1]] = origin[:, :tokens]
-            keep, _ = decide(x, score)
+            keep, _ = decide(x, score, node.params.topk)
             order = (~keep).long().sort(dim=1, stable=True).indices
             moved = torch.gather(padded, 1, order)
             origin = torch.where(torch.arange(tokens) < keep.sum(1, keepdim=True), moved, -2)

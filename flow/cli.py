@@ -213,7 +213,7 @@ def boards() -> None:
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Name, stage and evidence as JSON.")
 def cores(as_json: bool) -> None:
-    """List the cores and how far each is verified (computed from sim/evidence)."""
+    """List the cores and how far each is verified (computed from sim/records)."""
     import json
 
     from sievit.quant.params import core_names, load_core

@@ -509,6 +509,7 @@ def _excess(used: Resources, budget: Resources) -> str:
 
 def describe(params: CoreParams) -> dict[str, Any]:
     """Folding fields of a node's parameters, for people."""
-    fold = ("simd", "pe", "heads_par", "tp", "pack", "mult_dsp", "weight_ram")
-    names = [n for n in fold if hasattr(params, n)]
+    names = list(next(iter(params.foldings()), {}))
+    if "mult_dsp" not in names and hasattr(params, "mult_dsp"):
+        names.append("mult_dsp")
     return {n: getattr(params, n) for n in names}

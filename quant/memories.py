@@ -14,21 +14,22 @@ _LUTRAMS = ((32, 14), (64, 7))
 def _block(words: int, bits: int, rom: bool) -> tuple[float, float, int]:
     """Cost, blocks (RAMB36) and banks of the cheapest arrangement in block RAM."""
     options = []
-    for size, (cost, address, widths) in enumerate(_BLOCKS):
+    for size, (price, address, widths) in enumerate(_BLOCKS):
         for log, width in enumerate(widths):
             banks = -(-words // (1 << (address - log)))
             byte = 1 if rom else min(9, width)
             padded = -(-bits // byte) * byte
-            blocks = -(-banks * padded // width)
-            score = cost * blocks + (banks - 1) * bits / 2 + (banks / 2 if banks > 1 else 0)
-            options.append((score, -size, blocks * (0.5 + 0.5 * size), banks))
+            count = -(-banks * padded // width)
+            score = price * count + (banks - 1) * bits / 2
+            score += banks / 2 if banks > 1 and not rom else 0  # write enables
+            options.append((score, -size, count * (0.5 + 0.5 * size), banks))
     score, _, blocks, banks = min(options)
     return score, blocks, banks
 
 
 def _mux(banks: int, bits: int) -> float:
-    """LUTs that choose one of ``banks`` words; four LUT6 choose one bit of 16."""
-    return bits * (banks - 1) / 3 if banks > 1 else 0.0
+    """LUTs that enable one of ``banks`` and choose its word."""
+    return bits * (banks - 1) / 2 + 2 * banks if banks > 1 else 0.0
 
 
 def rom(words: int, bits: int) -> Resources:
@@ -38,7 +39,9 @@ def rom(words: int, bits: int) -> Resources:
     """
     score, blocks, banks = _block(words, bits, True)
     if score + 2 < words * bits / 64:
-        return Resources(lut=_mux(banks, bits), bram36=blocks)
+        # part of the choice between banks goes into the logic behind
+        choose = bits * (0.42 * (banks - 1) - 0.8) if banks > 1 else 0.0
+        return Resources(lut=max(choose, 0.0), bram36=blocks)
     pages = -(-words // 64)
     return Resources(lut=bits * (pages + max(pages - 4, 0) / 3), ff=bits)
 

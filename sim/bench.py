@@ -388,7 +388,8 @@ async def _run(steps: Iterator[None]) -> None:
         else:
             later(1, tick)
 
-    later(1, tick)
+    # at once: clock and reset must be low before the design is evaluated for the first time
+    tick()
     while not ended:
         await Timer(POLL, "step")
     if ended[0] is not None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What has been shown about every core, and the verification stage that follows from it.
 
-``sievit soak`` writes one file per core, ``sim/evidence/X.json``. Nothing declares a stage: it is
+``sievit soak`` writes one file per core, ``sim/records/X.json``. Nothing declares a stage: it is
 computed here from the figures in that file, and only while the core's sources are those that the
 figures were measured on. The stages follow OpenTitan's (V1: works, V2: trusted), with this
 project's own thresholds.
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-EVIDENCE = Path(__file__).resolve().parent / "evidence"
+EVIDENCE = Path(__file__).resolve().parent / "records"
 
 SEEDS, TOKENS = 10, 1000
 PROFILES = ("none", "idle", "ready_75", "ready_25", "bursts")
@@ -175,6 +175,9 @@ def status(stem: str) -> Status:
 
 # -- which sources the figures belong to ---------------------------------------------------------
 
+#: methods that estimate or choose and change no integer
+COST = ("resources", "foldings")
+
 
 def sources(stem: str) -> list[Path]:
     """Files that decide what a core does: its four, the modules and headers they use, the
@@ -192,18 +195,19 @@ def sources(stem: str) -> list[Path]:
     while todo:
         path = todo.pop()
         out.append(path)
-        words = set(re.findall(r"\w+", _bare(path)))
+        words = set(re.findall(r"\w+", bare(path)))
         todo += [p for name, p in sorted(library.items()) if name in words and p not in out + todo]
     return sorted(set(out))
 
 
 def digest(stem: str) -> str:
-    """SHA-256 of a core's sources without comments, docstrings and white space."""
-    text = "\n".join(f"{p.relative_to(ROOT)}\n{_bare(p)}" for p in sources(stem))
+    """SHA-256 of a core's sources without comments, docstrings, white space and the cost model."""
+    text = "\n".join(f"{p.relative_to(ROOT)}\n{bare(p)}" for p in sources(stem))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _bare(path: Path) -> str:
+def bare(path: Path) -> str:
+    """Text of a source without what changes nothing: comments, docstrings, white space, cost."""
     text = path.read_text()
     if path.suffix != ".py":
         text = re.sub(r"/\*.*?\*/|//[^\n]*", " ", text, flags=re.S)
@@ -211,7 +215,10 @@ def _bare(path: Path) -> str:
     tree = ast.parse(text)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+        if not isinstance(body, list):
+            continue
+        if body and isinstance(body[0], ast.Expr):
             if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
                 del body[0]
+        body[:] = [n for n in body if getattr(n, "name", "") not in COST]
     return ast.dump(tree)

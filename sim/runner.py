@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -624,14 +627,24 @@ def run_core_batch(
 
     ``coverage``: build with counters, and leave what they counted in that file.
     """
-    top = build_core(stem, params, constants, build_dir, coverage is not None)
     if coverage:
         plusargs = (*plusargs, f"+verilator+coverage+file+{coverage.resolve()}")
     watchdog = min(WATCHDOG, 2000 + 64 * sum(predicted(params)))
-    return simulate_batch(
-        build_dir, top, list(params.inputs()), params.output(), runs,
-        max_cycles=max_cycles, watchdog=watchdog, initial=initial, plusargs=plusargs,
-    )  # fmt: skip
+    with locked(build_dir):
+        top = build_core(stem, params, constants, build_dir, coverage is not None)
+        return simulate_batch(
+            build_dir, top, list(params.inputs()), params.output(), runs,
+            max_cycles=max_cycles, watchdog=watchdog, initial=initial, plusargs=plusargs,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a build folder: its memory images are those of one run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def predicted(params: CoreParams) -> tuple[int, int]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that a verification stage asks for, run to its end: writes ``sim/evidence``.
+"""Everything that a verification stage asks for, run to its end: writes ``sim/records``.
 
 A step is one parameter set, or one figure, of one core. Finished steps are kept under
 ``build/soak`` with a digest of all that they depend on: an interrupted run goes on where it
@@ -33,7 +33,7 @@ from sievit.sim.evidence import ROOT, SEEDS, TOKENS
 FRAMES = 10_000  # of the random graphs
 
 #: files beside a core's own that decide what its steps find
-BENCH = ("bench.py", "harness.py", "runner.py", "coverage.py", "mutate.py")
+BENCH = ("bench.py", "harness.py", "runner.py")
 
 
 def parameter_sets(stem: str) -> list[CoreParams]:
@@ -61,8 +61,11 @@ class Step:
         text = [evidence.digest(self.core)] if self.core in core_names() else _everything()
         files = [ROOT / "sim" / name for name in BENCH]
         files += [ROOT / "tests" / "test_golden.py"] if self.kind == "golden" else []
-        files += [ROOT / "sim" / "mutants.toml"] if self.kind == "mutants" else []
-        text += [p.read_text() for p in files if p.is_file()]
+        files += [ROOT / "sim" / "coverage.py"] if self.kind == "coverage" else []
+        text += [evidence.bare(p) for p in files]
+        if self.kind == "mutants":
+            text += [evidence.bare(ROOT / "sim" / "mutate.py")]
+            text += [(ROOT / "sim" / "mutants.toml").read_text()]
         return hashlib.sha256("\n".join([self.name, *text]).encode()).hexdigest()
 
 
@@ -98,8 +101,7 @@ def run(step: Step) -> dict[str, Any]:
     if step.kind == "random":
         return harness.soak_set(step.core, sets[step.index], range(1, SEEDS + 1), TOKENS)
     if step.kind == "three_way":
-        frames = [harness.three_way(step.core, p, seed=1) for p in sets]
-        return {"sets": len(sets), "frames": sum(frames)}
+        return {"sets": len(sets), "frames": harness.three_way_sets(step.core, sets, seed=1)}
     if step.kind == "faults":
         # a set in which every fault is possible: lanes can be swapped where there are two
         wide = max(sets, key=lambda p: min(p.output().lanes, 2))
@@ -118,7 +120,7 @@ def _golden(stem: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         tests = ROOT / "tests" / "test_golden.py"
-        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", "-k", stem]
+        command = [sys.executable, "-m", "pytest", "-q", "-n0", f"--junitxml={report}", "-k", stem]
         subprocess.run([*command, str(tests)], cwd=ROOT, capture_output=True)
         suite = next(iter(ElementTree.parse(report).iter("testsuite")))
     count = {k: int(suite.get(k, "0")) for k in ("tests", "failures", "errors", "skipped")}

@@ -34,8 +34,9 @@ SLACK = 1.03
 #: cycles over tokens x beats that a frame of token_select may take
 SELECT_CONSTANT = 64
 
+# The first and the last have the same length, so that both end in the same way.
 #: frames as a token selector leaves them; each has its keys while the one before is computed
-SELECTED = (197, 140, 119, 168, 101, 131, 90, 111)
+SELECTED = (197, 140, 119, 168, 101, 131, 111, 197)
 #: neighbours as different as can be
 EXTREME = (197, 1, 197, 1, 64, 1, 2, 197)
 
@@ -173,10 +174,9 @@ def attention() -> str:
         (16, 16, 1, 8, 3, (TOKENS,)),
         (4, 16, 1, 8, 3, (TOKENS,)),
         (2, 16, 1, 8, 3, (17, 64, TOKENS)),
-        (2, 16, 2, 8, 3, (TOKENS,)),
         (4, 4, 1, 16, 3, (TOKENS,)),
         (2, 4, 1, 16, 3, (17, 64, TOKENS)),
-        (2, 4, 4, 16, 3, (64, TOKENS)),
+        (2, 4, 4, 8, 3, (64, TOKENS)),
         (2, 4, 1, 32, 1, (17, 64)),
     ):
         p = attention_params(n, m, tp, simd, heads_par)
@@ -288,7 +288,7 @@ def lengths() -> str:
     rows: list[Row] = []
     for p in (
         nm_matmul_params(2, 4, 1), nm_matmul_params(2, 4, 4), attention_params(2, 4, 1, 16, 3),
-        attention_params(2, 4, 4, 16, 3), select_params(0), select_params(98),
+        attention_params(2, 4, 4, 8, 3), select_params(0), select_params(98),
     ):  # fmt: skip
         for name, sizes in (("selected", SELECTED), ("extreme", EXTREME)):
             if isinstance(p, TokenSelectParams):

@@ -35,7 +35,10 @@ from sievit.quant.graph import Graph
 from sievit.quant.lower import lower
 from sievit.quant.params import Stream
 
-SEED = int(os.environ.get("SEED") or secrets.randbelow(1 << 31))
+# into the environment, so that the processes of pytest-xdist draw the same
+if not os.environ.get("SEED"):
+    os.environ["SEED"] = str(secrets.randbelow(1 << 31))
+SEED = int(os.environ["SEED"])
 
 #: 2 x 36 steps a phase: every quantiser collects statistics for 60
 TINY = """

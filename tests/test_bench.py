@@ -110,6 +110,17 @@ STOPS = """
 endmodule
 """
 
+EARLY = """
+  logic reset_q;
+  initial reset_q = 1'b0;
+  always_ff @(posedge clk_i) begin
+    if (!rst_ni) reset_q <= 1'b1;
+    if (rst_ni && !reset_q) $error("the clock rose before the reset fell");
+  end
+  skid_buffer #(.DataBits(8)) u_skid (.*);
+endmodule
+"""
+
 EDGE = """
   wire [7:0] a_tdata  /* verilator public_flat_rd */;
   wire       a_tvalid /* verilator public_flat_rd */;
@@ -147,6 +158,13 @@ def test_a_crash_names_the_run_under_way() -> None:
     runs = [Run([good], "both", 1), Run([bad], "idle", 2), Run([good], "none", 3)]
     with pytest.raises(SimulationError, match=r"stall idle, seed 2: [\s\S]*77 came in"):
         simulate_batch(folder, "tb_stops", [s], m, runs)
+
+
+def test_reset_comes_before_the_first_clock() -> None:
+    folder, s, m = small_design("tb_early", EARLY)
+    x = Stream.full(torch.arange(24).reshape(1, 6, 4))
+    for seed in range(10):  # clk_i and rst_ni, too, begin as anything
+        assert simulate(folder, "tb_early", [(s, x)], m, seed=seed).output == x
 
 
 @pytest.mark.parametrize("fault", ["CHANGE", "WITHDRAW", None])

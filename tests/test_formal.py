@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The formal proofs hold, and every property that they state can fail."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from sievit.sim import formal
@@ -51,6 +56,46 @@ def test_unreachable_state_is_not_proved() -> None:
     result = formal.attempt(fifo, fifo.sets[0], ready)
     assert not result.proved and None in result.covers.values()
     assert not formal.attempt(fifo, fifo.sets[0], closed).proved
+
+
+COUNTER = """
+module prove_counter (input logic clk_i, input logic rst_ni);
+  logic [2:0] count_q;
+  logic active;
+  formal_reset u_reset (.clk_i, .rst_ni, .active_o(active));
+  always_ff @(posedge clk_i) begin
+    if (!rst_ni || count_q == 3'd4) count_q <= '0;
+    else count_q <= count_q + 1'b1;
+  end
+  always_comb begin
+    if (active) a_count: assert (count_q != 3'd%d);
+  end
+endmodule
+"""
+
+
+@pytest.mark.parametrize(
+    ("never", "proved", "k"),
+    [
+        (5, True, 1),  # nothing leads to 5
+        (7, True, 3),  # only 5 and 6 lead to 7
+        (3, False, 4),  # reached in the fourth cycle after the reset
+    ],
+)
+def test_induction_length(never: int, proved: bool, k: int, tmp_path: Path) -> None:
+    """From 0 a counter to 4 and back: how long an induction has to be."""
+    source = tmp_path / "prove_counter.sv"
+    source.write_text(COUNTER % never)
+    job = {
+        "task": "prove", "top": "prove_counter", "parameters": {}, "sources": [str(source)],
+        "folders": [str(formal.FORMAL)], "cut": [], "eager": [], "bounded": 0, "depth": 9,
+        "max_k": 6,
+    }  # fmt: skip
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    subprocess.run([sys.executable, "-m", "sievit.sim.formal.engine"], cwd=tmp_path, check=True)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["proved"], result["k"]) == (proved, k)
+    assert bool(result["failing"]) == (not proved)
 
 
 def test_stale_fault_is_refused() -> None:

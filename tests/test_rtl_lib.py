@@ -9,6 +9,7 @@ import torch
 
 from sievit.quant import rounding
 from sievit.quant.itype import IntType
+from sievit.quant.multiplier import BoothMult
 from sievit.quant.params import Port, Stream, random_frames
 from sievit.quant.tools import ToolError
 from sievit.sim.harness import build_root, compare
@@ -242,6 +243,95 @@ def test_num_pkg() -> None:
         assert torch.equal(got[4][at], position)
         assert torch.equal(got[5][at], index)
         assert torch.equal(got[6][at], rounding.rsqrt_index(positive[at], b)[0])
+
+
+MULT = """
+module tb_mult #(
+    parameter int unsigned ABits = 4,
+    parameter int unsigned BBits = 4,
+    parameter int unsigned CBits = 4,
+    parameter int unsigned PBits = 8,
+    parameter int unsigned Dsp = 0,
+    parameter int unsigned Latency = 1
+) (
+    input  logic clk_i,
+    input  logic rst_ni,
+    input  logic [119:0] s_axis_tdata,
+    input  logic s_axis_tvalid,
+    output logic s_axis_tready,
+    input  logic s_axis_tlast,
+    input  logic s_axis_tuser,
+    output logic [39:0] m_axis_tdata,
+    output logic m_axis_tvalid,
+    input  logic m_axis_tready,
+    output logic m_axis_tlast,
+    output logic m_axis_tuser
+);
+  logic signed [39:0] a, b, c;
+  logic signed [PBits-1:0] p;
+  logic [Latency-1:0] valid_q, last_q;
+  logic unused;
+
+  assign {c, b, a} = s_axis_tdata;
+  assign unused = ^{a, b, c, s_axis_tuser};
+  assign s_axis_tready = m_axis_tready || !m_axis_tvalid;
+  assign {m_axis_tvalid, m_axis_tlast} = {valid_q[Latency-1], last_q[Latency-1]};
+  assign {m_axis_tdata, m_axis_tuser} = {40'(p), 1'b0};
+
+  always_ff @(posedge clk_i) begin
+    if (s_axis_tready) last_q <= Latency'({last_q, s_axis_tlast});
+    if (!rst_ni) valid_q <= '0;
+    else if (s_axis_tready) valid_q <= Latency'({valid_q, s_axis_tvalid});
+  end
+
+  booth_mult #(
+      .ABits(ABits), .BBits(BBits), .CBits(CBits), .PBits(PBits), .Dsp(Dsp)
+  ) u_mult (
+      .clk_i, .en_i(s_axis_tready), .a_i(ABits'(a)), .b_i(BBits'(b)), .c_i(CBits'(c)), .p_o(p)
+  );
+endmodule
+"""
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "c", "p", "dsp"),
+    [
+        (4, 4, 5, 10, 0),
+        (3, 6, 7, 10, 0),  # chains of two and of three rows, by either factor
+        (7, 2, 4, 12, 0),
+        (5, 8, 1, 9, 0),  # the low bits of the product
+        (1, 1, 9, 10, 0),
+        (15, 16, 18, 33, 0),
+        (24, 17, 1, 37, 0),
+        (15, 16, 18, 33, 1),
+        (24, 17, 1, 37, 1),
+        (28, 5, 3, 34, 1),  # too wide for a DSP block
+    ],
+)
+def test_booth_mult(a: int, b: int, c: int, p: int, dsp: int) -> None:
+    """Every operand up to 16 bits together, random and extreme wider ones; latency as in Python."""
+    types = [IntType(bits, True) for bits in (a, b, c)]
+    if a + b + c <= 16:
+        values = torch.cartesian_prod(*(torch.arange(t.min, t.max + 1) for t in types))
+    else:
+        rng = torch.Generator().manual_seed(SEED)
+        columns = [torch.randint(t.min, t.max + 1, (4000,), generator=rng) for t in types]
+        ends = torch.cartesian_prod(*(torch.tensor([t.min, -1, 0, t.max]) for t in types))
+        values = torch.cat([torch.stack(columns, 1), ends])
+    latency = BoothMult(a, b, dsp, p, c).latency
+    parameters = {"ABits": a, "BBits": b, "CBits": c, "PBits": p, "Dsp": dsp, "Latency": latency}
+    folder = build_root() / f"lib-mult-{a}-{b}-{c}-{p}-{dsp}"
+    write_text(folder / "tb_mult.sv", MULT)
+    build("tb_mult", [folder / "tb_mult.sv"], parameters, folder)
+    t = IntType(40, True)
+    ports = Port("s_axis", 3, 3, t), Port("m_axis", 1, 1, t)
+    for stall in ("none", "both"):
+        x = Stream.full(values[None])
+        got = simulate(folder, "tb_mult", [(ports[0], x)], ports[1], stall, SEED).output
+        exact = values[:, 0] * values[:, 1] + values[:, 2]
+        low = IntType(p, True)
+        want = ((exact - low.min) & ((1 << p) - 1)) + low.min
+        assert torch.equal(got.data[0, :, 0], want)
 
 
 def test_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,12 +67,12 @@ class GatedSumParams(CoreParams):
 
     def resources(self) -> Resources:
         out, mult = self.out_type.bits, self.multiplier().resources()
-        lanes, depth = self.simd, self.multiplier().latency + 2
-        # products, their sum in carry-save form, accumulator, skid buffer, control
-        total = out * (0 if lanes == 1 else 1 if lanes == 2 else 2 * lanes - 3)
+        lanes, product = self.simd, self.multiplier().a + self.multiplier().b
+        # products, their sum, accumulator and counter, skid buffer, control
+        several = self.channels > lanes
         return Resources(
-            lut=lanes * mult.lut + total + 2 * out + 14,
-            ff=lanes * mult.ff + 4 * out + 5 * depth + 6,
+            lut=lanes * mult.lut + (lanes - 1) * product + several * (out + 4) + out + 14,
+            ff=lanes * mult.ff + 4 * out + 12,
             dsp=lanes * mult.dsp,
         )
 

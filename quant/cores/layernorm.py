@@ -142,13 +142,15 @@ class LayernormParams(CoreParams):
         token = Resources(
             lut=mean.a + v  # accumulators
             + mean.a + v + cross.b  # shift registers
-            + 2 * self.channels.bit_count() * cross.a + v
-            + 3 * groups + (8 + index) * -(-groups // 2) + index + 8 + 110,
+            + self.channels.bit_count() * cross.a + v
+            + 3 * groups + (8 + index) * -(-groups // 2) + index + 48,
             ff=2 * (mean.a + v + cross.b) + cross.a + 2 * v + 2 * index + stat_bits + 110,
         )  # fmt: skip
         constant = mean.resources()
-        if not mean.in_dsp:  # a row of the constant's digit 0 costs nothing
-            constant = Resources(constant.lut * self.mean_digits(), constant.ff)
+        if not mean.in_dsp:  # the first row adds nothing, nor does a digit 0 of the constant
+            rows = mean.shape[0]
+            share = self.mean_digits() * (rows - 1) / rows
+            constant = Resources(constant.lut * share, constant.ff)
         token += constant + cross.resources()
         token += rom(4 << index, self.rsqrt_type.bits)
         token += rom(beats, lanes * (self.scale_type.bits + self.bias_type.bits))
@@ -164,7 +166,7 @@ class LayernormParams(CoreParams):
             lut=norm.a + 2 * min(aligned, kept) + kept // 5 + self.norm_bits
             + max(affine.p - self.shift, 0) + self.shift // 5 + 3 * out,
             ff=square.latency * square.a + norm.a + min(aligned, kept) + self.norm_bits
-            + affine.b + affine.c + 3 * out + self.in_type.bits,
+            + 3 * out - norm.b,  # the factor 1 / sqrt is shared
         )  # fmt: skip
         for part in (square, norm, affine):
             lane += part.resources()

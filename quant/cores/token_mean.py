@@ -96,7 +96,7 @@ class TokenMeanParams(CoreParams):
         lane = product.lut + total + rounded + 2 * bits
         return Resources(
             lut=self.simd * lane + sums + frames.lut + table.lut + 110,
-            ff=self.simd * (product.ff + 2 * total + rounded + 4 * bits)
+            ff=self.simd * (product.ff + total + rounded + 3 * bits)
             + frames.ff + table.ff + 100,
             dsp=self.simd * product.dsp,
             bram36=frames.bram36,

@@ -27,7 +27,7 @@ RTL = FORMAL.parent.parent / "rtl"
 #: longest induction tried
 MAX_K = 8
 #: cycles within which covers are reached and faults show
-DEPTH = 24
+DEPTH = 30
 
 
 class FormalError(SievitError):
@@ -43,6 +43,8 @@ class Fault:
     new: str
     #: index of the parameter set that it shows in
     set: int = 0
+    #: it shows only while the sink is not always ready
+    stall: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Harness:
     edits: tuple[tuple[str, str], ...] = ()
     #: nets that the solver may drive as it likes
     cut: tuple[str, ...] = ()
+    #: inputs that are high in the traces to covers and faults, to find deep ones fast
+    eager: tuple[str, ...] = ()
     #: > 0: no induction, all traces of so many cycles instead
     bounded: int = 0
 
@@ -105,6 +109,7 @@ def _job(
         job = {
             "top": top, "parameters": parameters, "sources": [str(s) for s in sources],
             "folders": [str(FORMAL), str(RTL / "lib")], "cut": harness.cut,
+            "eager": harness.eager,
             "bounded": harness.bounded, "depth": DEPTH, "max_k": MAX_K,
         }  # fmt: skip
         (folder / "job.json").write_text(json.dumps(job | options))
@@ -159,7 +164,8 @@ def refute(harness: Harness, fault: Fault) -> dict[str, int | None]:
 
     Raises FormalError unless ``fault.old`` stands exactly once in the source.
     """
-    options = {"task": "refute", "properties": fault.properties}
+    eager = [e for e in harness.eager if not (fault.stall and e == "m_axis_tready")]
+    options = {"task": "refute", "properties": fault.properties, "eager": eager}
     found = _job(harness, harness.sets[fault.set], fault, options)["steps"]
     return {
         p: min((s for n, s in found.items() if n.rsplit(".", 1)[-1] == p and s), default=None)
@@ -313,7 +319,32 @@ _SELECT = Harness(
     sets=({"Beats": 1}, {"Beats": 2}, {"Beats": 3}),
     edits=(("PackageDelay = 16;", "PackageDelay = 3;"), ("FifoDepth = 16 + ", "FifoDepth = 3 + ")),
     cut=("w:dut.package_y_q",),
-    faults=(),
-)
+    eager=("s_axis_x_tvalid", "s_axis_score_tvalid", "m_axis_tready"),
+    faults=(
+        # a score before its token is complete
+        Fault(("a_pair",), "s_axis_score_tready = info_wr_q != info_rd_q;",
+              "s_axis_score_tready = 1'b1;"),
+        # the class token is not forced; a score of 0 is dropped; a package token is kept
+        Fault(("a_user",), "(token_zero_q || !s_axis", "(!s_axis"),
+        Fault(("a_user",), "!s_axis_score_tdata[ScoreBits-1])", "signed'(s_axis_score_tdata) > 0)"),
+        Fault(("a_user",), "!info_package && (token_zero_q", "(token_zero_q"),
+        # a beat is overwritten
+        Fault(("a_order",), "fifo_count_q != '0 && (!x_valid_q || pass);", "fifo_count_q != '0;"),
+        # a package token without participants, or with those of the frame before
+        Fault(("a_last", "a_source"), "frame_end && (any_q || !keep);", "frame_end;"),
+        Fault(("a_last",), "any_q <= !last_token && (any_q || !keep);", "any_q <= any_q || !keep;"),
+        # the last kept token ends a frame that a package token follows
+        Fault(("a_last",), "frame_end && !package_start, package_start",
+              "frame_end, package_start"),
+        Fault(("a_user",), ".s_axis_tuser(package_q && package_last)",
+              ".s_axis_tuser(package_last)"),
+        # a beat for a token that is not kept
+        Fault(("a_source",), "head_valid && head_keep;", "head_valid;"),
+        Fault(("a_idle",), ") u_skid (\n      .clk_i,\n      .rst_ni,",
+              ") u_skid (\n      .clk_i,\n      .rst_ni(1'b1),"),
+        Fault(("a_stays", "a_stable"), ".m_axis_tready,\n      .m_axis_tlast,",
+              ".m_axis_tready(1'b1),\n      .m_axis_tlast,", stall=True),
+    ),
+)  # fmt: skip
 
 HARNESSES = (_SKID, _FIFO, _FORK, _JOIN, _WIDTH, _SELECT)

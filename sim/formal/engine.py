@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One design in yosys: k-induction, and the shortest trace that reaches a state.
+"""One design in yosys: k-induction, and traces that reach a state.
 
 Induction is by parts, one SAT problem per assertion: all assertions hold for k cycles, those
 proven before hold in the next cycle too; then this one does. The base is one problem: all hold in
@@ -46,7 +46,7 @@ def _read(job: dict[str, Any], design: Any) -> list[str]:
         _run(command, design)
     _run("chformal -lower", design)
     module = design.top_module()
-    names = []
+    names: list[str] = []
     for cell in list(module.selected_cells()):
         kind, name = cell.type.str(), cell.name.str()
         if kind == "$cover":
@@ -63,26 +63,37 @@ def _read(job: dict[str, Any], design: Any) -> list[str]:
     return names
 
 
-def _base(job: dict[str, Any], design: Any, chosen: dict[int, str], depth: int) -> str:
+def _base(
+    job: dict[str, Any], design: Any, chosen: dict[int, str], depth: int, hints: str = ""
+) -> str:
     """The log of a search for a trace of at most ``depth`` cycles after the reset that violates one
-    of the assertions ``chosen``."""
+    of the assertions ``chosen``. ``hints`` narrows the search."""
     _run("design -load base", design)
     module = design.top_module()
     for cell in list(module.selected_cells()):
         name = cell.name.str().removeprefix("\\")
         if cell.type.str() == "$assert" and name not in chosen.values():
             module.remove(cell)
+    for n in chosen:
+        _run(f"setattr -set keep 1 w:holds_{n}", design)
+    _run("opt_clean -purge", design)
     show = "-show-ports " + " ".join(f"-show holds_{n}" for n in chosen)
     only = f"-tempinduct -tempinduct-baseonly -maxsteps {depth}"
-    log = _run(f"sat {only} -prove-asserts -set-assumes -seq 1 {show} {job['top']}", design)
+    log = _run(f"sat {only} -prove-asserts -set-assumes -seq 1 {hints} {show} {job['top']}", design)
     if FAILED in log or f"proved base case for {depth} steps: SUCCESS!" in log:
         return log
     raise RuntimeError(f"yosys gave no answer for {chosen}:\n{log[-2000:]}")
 
 
 def _reach(job: dict[str, Any], design: Any, chosen: dict[int, str]) -> int | None:
-    """Cycles of the shortest trace that violates an assertion; None: none within the depth."""
-    log = _base(job, design, chosen, job["depth"])
+    """Cycles of a short trace that violates an assertion; None: none within the depth.
+
+    Looks at traces with one reset, and in which the inputs ``job["eager"]`` are high from the cycle
+    after the reset on.
+    """
+    hints = "-set rst_ni 1 -set-at 1 rst_ni 0"
+    hints += "".join(f" -set {e} 1 -set-at 2 {e} 0" for e in job["eager"])
+    log = _base(job, design, chosen, job["depth"], hints)
     return log.count("** Trying induction") + 1 if FAILED in log else None
 
 
@@ -108,7 +119,8 @@ def _step(job: dict[str, Any], design: Any, chosen: dict[int, str], k: int) -> s
         log = _run(f"sat {goal} {show} {job['top']}", design)
         if "SAT proof finished - model found: FAIL!" in log:
             return log
-        if "SAT proof finished - no model found: SUCCESS!" not in log:
+        answered = "SAT proof finished - no model found: SUCCESS!" in log
+        if not answered or "from init attribute" in log:
             raise RuntimeError(f"yosys gave no answer for {chosen[n]}:\n{log[-2000:]}")
         given += f" -set-at {k + 1} holds_{n} 1"
     return ""
@@ -148,7 +160,7 @@ def prove(job: dict[str, Any], design: Any, names: list[str]) -> dict[str, Any]:
 
 
 def refute(job: dict[str, Any], design: Any, names: list[str]) -> dict[str, Any]:
-    """The shortest trace that violates each assertion of the given names."""
+    """How many cycles it takes to violate each assertion of the given names."""
     chosen = {i: n for i, n in enumerate(names) if _label(n) in job["properties"]}
     return {"steps": {n: _reach(job, design, {i: n}) for i, n in chosen.items()}}
 
