@@ -12,7 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -261,8 +261,9 @@ def other_params() -> Iterator[CoreParams]:
         ("first_token", {"channels": CHANNELS, "simd": 8}),
     ):
         tokens = TOKENS - 1 if core == "pos_embed" else TOKENS
-        params = load_core(core).params(max_tokens=tokens, **values)
-        yield replace(params, mult_dsp=1) if hasattr(params, "mult_dsp") else params
+        kind = load_core(core).params
+        dsp = {"mult_dsp": 1} if any(f.name == "mult_dsp" for f in fields(kind)) else {}
+        yield kind(max_tokens=tokens, **values, **dsp)
 
 
 def others() -> str:
