@@ -359,8 +359,9 @@ def test_points_of_all_sets_are_merged(tmp_path: Path) -> None:
     cover = {p.name: {"rose": -1, "fell": -1} for p in (*PARAMS.inputs(), port)}
     cover["m_axis"]["fell"] = ~(1 << bench.SIGNALS.index("tuser") | 1 << len(bench.SIGNALS))
     total = Coverage("demo")
-    total.add(one, cover, PARAMS, {}, [])
-    total.add(two, cover, PARAMS, {}, [])
+    inputs = Trial.draw(CORE, PARAMS, 1, 8).inputs
+    total.add(one, cover, PARAMS, {}, inputs)
+    total.add(two, cover, PARAMS, {}, inputs)
     got = total.result()
     assert got["line"] == 42.86  # 10, 11, 12 of 10, 11, 12, 14, 15, 20, 21
     assert got["branch"] == 33.33

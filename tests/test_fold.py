@@ -42,10 +42,22 @@ def folding(graph: Graph) -> dict[str, dict[str, int]]:
     return {n.name: fold.describe(n.params) for n in graph.nodes}
 
 
+def least_share(graph: Graph, lengths: dict[str, torch.Tensor]) -> float:
+    """Least multiple of a hundredth of the board that some folding fits."""
+    for hundredth in range(1, 100):
+        try:
+            fold.fold(graph, budget(hundredth / 100), lengths)
+        except fold.BudgetError:
+            continue
+        return hundredth / 100
+    raise AssertionError("does not fit the board")
+
+
 def test_bigger_budget_is_never_slower(tiny_graph: Graph, lengths: dict[str, torch.Tensor]) -> None:
     """Every design fits; the interval falls with the budget, and does fall."""
     found = []
-    for share in (0.13, 0.16, 0.2, 0.3, 1.0, 4.0):
+    least = least_share(tiny_graph, lengths)
+    for share in (least, 1.3 * least, 2 * least, 4 * least, 4.0):
         design = fold.fold(tiny_graph, budget(share), lengths)
         assert fits(design, budget(share)), share
         found.append(fold.interval(design, lengths)[0])
@@ -198,7 +210,8 @@ def test_multipliers_are_shared_where_blocks_are_short(
 ) -> None:
     """With few DSP blocks the products per block rise above one, and the design is faster than
     with unshared blocks."""
-    few = replace(budget(0.2), dsp=budget(0.05).dsp)
+    least = least_share(tiny_graph, lengths)
+    few = replace(budget(2 * least), dsp=budget(0.6 * least).dsp)
     design = fold.fold(tiny_graph, few, lengths)
     shared = [n.name for n in design.nodes if getattr(n.params, "pack", 1) > 1]
     assert shared and fits(design, few)

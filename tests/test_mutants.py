@@ -59,6 +59,7 @@ def test_a_bench_that_notices_nothing(root: Path, monkeypatch: pytest.MonkeyPatc
     real = fates(root, "residual_add")
     monkeypatch.setattr(Bench, "killer", lambda *_: "")
     monkeypatch.setattr(mutation, "PROOF_SECONDS", 3)
+    monkeypatch.setattr(mutation, "_digest", lambda *_: "blind")  # nothing that is kept applies
     blind = sample(root, "residual_add")
     assert blind.killed == 0 and blind.rate == 0
     assert len(blind.survivors) == COUNT - blind.equivalent > 0
@@ -85,7 +86,7 @@ def test_a_core_that_fails_has_no_figures(root: Path, monkeypatch: pytest.Monkey
         return trial
 
     monkeypatch.setattr(mutation.harness.Trial, "draw", wrong)
-    monkeypatch.setattr(mutation, "_digest", lambda *_: "")  # nothing that is kept applies
+    monkeypatch.setattr(mutation, "_digest", lambda *_: "wrong")  # nothing that is kept applies
     with pytest.raises(AssertionError, match="frame 0, token 0, channel 0"):
         sample(root, "lookup_table")
 

@@ -316,7 +316,7 @@ _WIDTH = Harness(
 # Rings of 16 and 32 words make SAT problems too large for every day. No invariant knows their size.
 _SELECT = Harness(
     "token_select",
-    sets=({"Beats": 1}, {"Beats": 2}),
+    sets=({"Beats": 1}, {"Beats": 3}),
     edits=(("PackageDelay = 16;", "PackageDelay = 3;"), ("FifoDepth = 16 + ", "FifoDepth = 3 + ")),
     cut=("w:dut.package_y_q",),
     eager=("s_axis_x_tvalid", "s_axis_score_tvalid", "m_axis_tready"),

@@ -113,8 +113,8 @@ def _step(job: dict[str, Any], design: Any, chosen: dict[int, str], k: int) -> s
     _run("setattr -unset init w:*", design)  # any state
     given = "".join(f" -set-at {t} all_hold 1" for t in range(1, k + 1))
     show = "-show-ports " + " ".join(f"-show holds_{n}" for n in chosen)
-    # invariants first: the properties follow from them
-    for n in sorted(chosen, key=lambda n: (not _label(chosen[n]).startswith("i_"), n)):
+    # invariants first, as they are written: the properties follow from them
+    for n in sorted(chosen, key=lambda n: (not _label(chosen[n]).startswith("i_"), -n)):
         goal = f"-seq {k + 1} -prove-skip {k} -prove holds_{n} 1 -set-assumes{given}"
         log = _run(f"sat {goal} {show} {job['top']}", design)
         if "SAT proof finished - model found: FAIL!" in log:
