@@ -237,7 +237,8 @@ def cores(as_json: bool) -> None:
     CONSOLE.print(table)
     for s in known:
         if not s.fresh:
-            CONSOLE.print(f"{s.core}: the sources are newer than the evidence; run: make soak")
+            why = "the sources are newer than the evidence" if s.row else "no evidence yet"
+            CONSOLE.print(f"{s.core}: {why}; run: make soak CORE={s.core}")
     for s in known:
         for name, (level, held, text) in s.criteria.items():
             if s.fresh and not held:
