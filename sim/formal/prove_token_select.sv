@@ -6,8 +6,9 @@
 ///
 /// The specification numbers the output beats: a score gives its token, and the package token that it may
 /// complete, their numbers (`due`). The solver chooses any beat, of a token or of a package token, and
-/// follows it: the output beat of that number must be it. What the package token contains is left open:
-/// its values are cut off and free.
+/// follows it: the output beat of that number must be it. What the package token contains is left open,
+/// its values are cut off and free; that every due beat leaves at last is not shown here. Frames may have
+/// any length: MaxTokens bears on the sums alone.
 module prove_token_select #(
     parameter int unsigned Beats = 1,
     parameter int unsigned XBits = 1,
