@@ -48,7 +48,9 @@ module gated_sum #(
   typedef logic [CountBits-1:0] count_t;
 
   count_t count_q;
-  logic en, valid, unused;
+  logic [Simd*ABits-1:0] a;
+  logic [Simd*BBits-1:0] b;
+  logic en, valid, last, user, unused;
   logic signed [ProductBits-1:0] product[Simd];
   logic signed [OutBits-1:0] sum_q, acc_q, sum;
   // per stage (products, sum, accumulator): a beat is there, first and last of its token, tlast, tuser
@@ -56,9 +58,25 @@ module gated_sum #(
   logic [Latency:0] first_q;
 
   assign unused = ^{s_axis_b_tlast, s_axis_b_tuser, MaxTokens, OutSigned};
-  assign s_axis_a_tready = en && s_axis_b_tvalid;
-  assign s_axis_b_tready = en && s_axis_a_tvalid;
-  assign valid = s_axis_a_tvalid && s_axis_b_tvalid;
+
+  axis_join #(
+      .ABits(Simd * ABits),
+      .BBits(Simd * BBits)
+  ) u_join (
+      .s_axis_a_tdata,
+      .s_axis_a_tvalid,
+      .s_axis_a_tready,
+      .s_axis_a_tlast,
+      .s_axis_a_tuser,
+      .s_axis_b_tdata,
+      .s_axis_b_tvalid,
+      .s_axis_b_tready,
+      .m_axis_tdata ({b, a}),
+      .m_axis_tvalid(valid),
+      .m_axis_tready(en),
+      .m_axis_tlast (last),
+      .m_axis_tuser (user)
+  );
 
   always_comb begin
     sum = '0;
@@ -71,8 +89,8 @@ module gated_sum #(
       if (valid_q[Latency]) acc_q <= sum_q + (first_q[Latency] ? '0 : acc_q);
       first_q <= {first_q[Latency-1:0], count_q == '0};
       last_q  <= {last_q[Latency:0], count_q == count_t'(Beats - 1)};
-      frame_q <= {frame_q[Latency:0], s_axis_a_tlast};
-      user_q  <= {user_q[Latency:0], s_axis_a_tuser && s_axis_a_tlast};
+      frame_q <= {frame_q[Latency:0], last};
+      user_q  <= {user_q[Latency:0], user && last};
     end
     if (!rst_ni) begin
       count_q <= '0;
@@ -91,10 +109,8 @@ module gated_sum #(
     ) u_mult (
         .clk_i,
         .en_i(en),
-        .a_i (AWide'($signed({ASigned & s_axis_a_tdata[l*ABits+ABits-1],
-                              s_axis_a_tdata[l*ABits+:ABits]}))),
-        .b_i (BWide'($signed({BSigned & s_axis_b_tdata[l*BBits+BBits-1],
-                              s_axis_b_tdata[l*BBits+:BBits]}))),
+        .a_i (AWide'($signed({ASigned & a[l*ABits+ABits-1], a[l*ABits+:ABits]}))),
+        .b_i (BWide'($signed({BSigned & b[l*BBits+BBits-1], b[l*BBits+:BBits]}))),
         .c_i ('0),
         .p_o (product[l])
     );

@@ -41,6 +41,9 @@ module residual_add #(
   localparam int unsigned BWide = BBits + BShift;
   localparam int unsigned SumBits = (AWide > BWide ? AWide : BWide) + 2;
 
+  logic [Simd*ABits-1:0] a;
+  logic [Simd*BBits-1:0] b;
+  logic valid, last, user;
   logic en, sum_valid_q, sum_last_q, sum_user_q, out_valid_q, out_last_q, out_user_q;
   logic signed [SumBits-1:0] sum_q[Simd];
   logic [Simd*OutBits-1:0] out_q;
@@ -48,25 +51,40 @@ module residual_add #(
 
   // b repeats what a says about the frame
   assign unused = ^{s_axis_b_tlast, s_axis_b_tuser, MaxTokens, Channels};
-  assign s_axis_a_tready = en && s_axis_b_tvalid;
-  assign s_axis_b_tready = en && s_axis_a_tvalid;
+
+  axis_join #(
+      .ABits(Simd * ABits),
+      .BBits(Simd * BBits)
+  ) u_join (
+      .s_axis_a_tdata,
+      .s_axis_a_tvalid,
+      .s_axis_a_tready,
+      .s_axis_a_tlast,
+      .s_axis_a_tuser,
+      .s_axis_b_tdata,
+      .s_axis_b_tvalid,
+      .s_axis_b_tready,
+      .m_axis_tdata ({b, a}),
+      .m_axis_tvalid(valid),
+      .m_axis_tready(en),
+      .m_axis_tlast (last),
+      .m_axis_tuser (user)
+  );
 
   always_ff @(posedge clk_i) begin
     if (en) begin
       for (int unsigned i = 0; i < Simd; i++) begin
         sum_q[i] <=
-            (SumBits'($signed({ASigned & s_axis_a_tdata[i*ABits+ABits-1],
-                               s_axis_a_tdata[i*ABits+:ABits]})) <<< AShift) +
-            (SumBits'($signed({BSigned & s_axis_b_tdata[i*BBits+BBits-1],
-                               s_axis_b_tdata[i*BBits+:BBits]})) <<< BShift);
+            (SumBits'($signed({ASigned & a[i*ABits+ABits-1], a[i*ABits+:ABits]})) <<< AShift) +
+            (SumBits'($signed({BSigned & b[i*BBits+BBits-1], b[i*BBits+:BBits]})) <<< BShift);
         out_q[i*OutBits+:OutBits] <= OutBits'(num_pkg::saturate(
             num_pkg::round_shift(64'(sum_q[i]), Shift, HalfUp), int'(OutBits), OutSigned));
       end
-      {sum_last_q, sum_user_q} <= {s_axis_a_tlast, s_axis_a_tuser};
+      {sum_last_q, sum_user_q} <= {last, user};
       {out_last_q, out_user_q} <= {sum_last_q, sum_user_q};
     end
     if (!rst_ni) {sum_valid_q, out_valid_q} <= '0;
-    else if (en) {sum_valid_q, out_valid_q} <= {s_axis_a_tvalid && s_axis_b_tvalid, sum_valid_q};
+    else if (en) {sum_valid_q, out_valid_q} <= {valid, sum_valid_q};
   end
 
   skid_buffer #(
