@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every core over a grid of parameters: open synthesis beside the cost model, logic depth.
 
-``python -m sievit.rtl.grid`` synthesises what is not yet known (``build/grid``), prints the table
-and writes it into ``docs/resources.md``. With names of cores, only their points are synthesised;
+``python -m sievit.rtl.grid`` synthesises what is not yet in ``grid.json``, prints the table and
+writes it into ``docs/resources.md``. With names of cores, only their points are synthesised;
 the page then holds what is known, and says how much is not.
 """
 
@@ -12,13 +12,13 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -33,16 +33,16 @@ from sievit.quant.cores.pos_embed import PosEmbedParams
 from sievit.quant.cores.residual_add import ResidualAddParams
 from sievit.quant.cores.token_mean import TokenMeanParams
 from sievit.quant.cores.token_select import TokenSelectParams
+from sievit.quant.files import replace_section, write_atomic
 from sievit.quant.itype import IntType
 from sievit.quant.params import Constants, CoreParams, Resources, load_core
+from sievit.quant.sources import ROOT, bare, rtl_sources
 from sievit.rtl.netlist import Path as TimedPath
 from sievit.rtl.netlist import Timing
 from sievit.rtl.synth import RTL, Synthesis, synthesise
 
-ROOT = RTL.parent
-CACHE = ROOT / "build" / "grid"
+STORE = RTL / "grid.json"
 PAGE = ROOT / "docs" / "resources.md"
-BEGIN, END = "<!-- grid: begin -->", "<!-- grid: end -->"
 #: of the random constants in the ROMs
 SEED = 3
 #: what the cost models promise: LUTs within this share plus a few, DSP and RAM blocks exactly
@@ -295,54 +295,64 @@ def constants_of(stem: str, params: CoreParams) -> Constants:
     return load_core(stem).stimuli(torch.Generator().manual_seed(SEED), params, 2)[0]
 
 
-def sources(stem: str) -> list[Path]:
-    """The core's file and the library files that it uses, directly or through others."""
-    library = {p.stem: p for p in (RTL / "lib").glob("*.sv")}
-    found, queue = {RTL / "cores" / f"{stem}.sv"}, [RTL / "cores" / f"{stem}.sv"]
-    while queue:
-        words = set(re.findall(r"\w+", queue.pop().read_text()))
-        new = {library[name] for name in words & library.keys()} - found
-        found |= new
-        queue += new
-    return sorted(found)
-
-
 def _key(stem: str, params: CoreParams) -> str:
     """Changes with everything that decides the result."""
-    inputs = [*sources(stem), RTL / "synth.py", RTL / "netlist.py"]
-    parts = [p.read_text() for p in inputs] + [repr(sorted(params.flat().items()))]
+    parts = [bare(p) for p in (*rtl_sources(stem), RTL / "synth.py", RTL / "netlist.py")]
     predicted = params.resources()  # yosys is told whether it may use these blocks
+    parts += [repr(sorted(params.flat().items()))]
     parts += [repr((stem, SEED, bool(predicted.dsp), bool(predicted.uram)))]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
 
 
-def known(stem: str, params: CoreParams) -> Synthesis | None:
-    """The stored result of a point, None if there is none for today's sources."""
-    file = CACHE / f"{stem}-{_key(stem, params)}.json"
-    if not file.exists():
-        return None
-    data = json.loads(file.read_text())
-    paths = ({**data[name], "via": tuple(data[name]["via"])} for name in ("slowest", "deepest"))
-    timing = Timing(*(TimedPath(**path) for path in paths))
-    return Synthesis(Resources(**data["resources"]), timing)
+class Store:
+    """Results of synthesis by core and parameters, in one file; those of other sources or points do
+    not count. Threads may share it."""
 
+    def __init__(self, path: Path = STORE) -> None:
+        self.path, self.lock = path, Lock()
+        kept = json.loads(path.read_text()) if path.is_file() else {}
+        names = {_name(stem, params) for stem, params in every_point()}
+        self.rows: dict[str, dict[str, Any]] = {k: v for k, v in kept.items() if k in names}
 
-def measure(stem: str, params: CoreParams) -> Synthesis:
-    """The stored result of a point; it is synthesised if there is none."""
-    key = _key(stem, params)
-    result = known(stem, params)
-    if result is None:
+    def known(self, stem: str, params: CoreParams) -> Synthesis | None:
+        """The result of a point, None if there is none for today's sources."""
+        row = self.rows.get(_name(stem, params), {})
+        if row.get("key") != _key(stem, params):
+            return None
+        paths = ({**row[name], "via": tuple(row[name]["via"])} for name in ("slowest", "deepest"))
+        timing = Timing(*(TimedPath(**path) for path in paths))
+        return Synthesis(Resources(**row["resources"]), timing)
+
+    def measure(self, stem: str, params: CoreParams) -> Synthesis:
+        """The result of a point; it is synthesised and written if there is none."""
+        found = self.known(stem, params)
+        if found is not None:
+            return found
+        key = _key(stem, params)
         result = synthesise(stem, params, constants_of(stem, params))
-        CACHE.mkdir(parents=True, exist_ok=True)
-        data = {
-            "resources": asdict(result.resources),
-            "slowest": asdict(result.timing.slowest),
-            "deepest": asdict(result.timing.deepest),
-        }
-        temporary = CACHE / f"{stem}-{key}.tmp"
-        temporary.write_text(json.dumps(data))
-        temporary.rename(CACHE / f"{stem}-{key}.json")
-    return result
+        with self.lock:
+            self.rows[_name(stem, params)] = {
+                "key": key,
+                "resources": asdict(result.resources),
+                "slowest": asdict(result.timing.slowest),
+                "deepest": asdict(result.timing.deepest),
+            }
+            write_atomic(self.path, json.dumps(self.rows, indent=1, sort_keys=True) + "\n")
+        return result
+
+    def points(self) -> list[Point]:
+        """What is known, in the order of the grid."""
+        found = [(stem, params, self.known(stem, params)) for stem, params in every_point()]
+        return [Point(stem, params, result) for stem, params, result in found if result]
+
+
+def every_point() -> list[tuple[str, CoreParams]]:
+    """Core and parameters of all points."""
+    return [(stem, params) for stem, points in GRID.items() for params in points]
+
+
+def _name(stem: str, params: CoreParams) -> str:
+    return f"{stem}: {describe(params)}"
 
 
 def _error(predicted: float, measured: float) -> str:
@@ -386,29 +396,28 @@ def summary(points: list[Point]) -> Iterator[str]:
         )
 
 
-def write_page(points: list[Point], missing: int) -> None:
-    """Replace what stands between the markers of the page."""
-    lines = [BEGIN, "", *summary(points), "", *table(points), "", END]
+def write_page(points: list[Point]) -> None:
+    """Replace the tables of the page."""
+    lines = [*summary(points), "", *table(points)]
+    missing = len(every_point()) - len(points)
     if missing:
         note = f"{missing} points of the grid are not synthesised with today's sources."
-        lines[1:1] = ["", note]
-    page = PAGE.read_text()
-    before, rest = page.split(BEGIN)
-    PAGE.write_text(before + "\n".join(lines) + rest.split(END)[1])
+        lines[:0] = [note, ""]
+    replace_section(PAGE, "grid", "\n" + "\n".join(lines) + "\n")
 
 
-def run(stems: list[str], jobs: int = 1) -> list[Point]:
+def run(store: Store, stems: list[str], jobs: int = 1) -> list[Point]:
     """Every point of the cores, in the order of the grid, with progress on standard error."""
-    todo = [(stem, params) for stem in stems for params in GRID[stem]]
-    began, missing = time.monotonic(), sum(known(*item) is None for item in todo)
+    todo = [(stem, params) for stem, params in every_point() if stem in stems]
+    began, missing = time.monotonic(), sum(store.known(*item) is None for item in todo)
     print(f"{len(todo)} points, {missing} to synthesise", file=sys.stderr)
 
     def one(item: tuple[str, CoreParams]) -> Point:
-        fresh = known(*item) is None
-        point = Point(*item, measure(*item))
+        fresh = store.known(*item) is None
+        point = Point(*item, store.measure(*item))
         if fresh:
             seconds = time.monotonic() - began
-            print(f"{seconds:6.0f} s  {item[0]}: {describe(item[1])}", file=sys.stderr)
+            print(f"{seconds:6.0f} s  {_name(*item)}", file=sys.stderr, flush=True)
         return point
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -423,17 +432,15 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = set(options.cores) - GRID.keys()
     if unknown:
         parser.error(f"no core {', '.join(sorted(unknown))}; known: {', '.join(GRID)}")
-    points = run(options.cores or list(GRID), options.jobs)
+    store = Store()
+    points = run(store, options.cores or list(GRID), options.jobs)
     print("\n".join([*table(points), "", *summary(points)]))
     for point in points:
         print(f"{point.stem}: {describe(point.params)}\n    {point.measured.timing.slowest}")
     wrong = [p for p in points if not p.agrees()]
     for p in wrong:
         print(f"the model is off: {p.stem}: {describe(p.params)}", file=sys.stderr)
-    everything = [(stem, params) for stem in GRID for params in GRID[stem]]
-    results = [(stem, params, known(stem, params)) for stem, params in everything]
-    found = [Point(s, p, r) for s, p, r in results if r is not None]
-    write_page(found, len(results) - len(found))
+    write_page(store.points())
     return int(bool(wrong))
 
 

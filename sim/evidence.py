@@ -9,16 +9,15 @@ project's own thresholds.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from sievit.quant.sources import ROOT, bare, rtl_sources
+
 EVIDENCE = Path(__file__).resolve().parent / "records"
 
 SEEDS, TOKENS = 10, 1000
@@ -175,50 +174,21 @@ def status(stem: str) -> Status:
 
 # -- which sources the figures belong to ---------------------------------------------------------
 
-#: methods that estimate or choose and change no integer
-COST = ("resources", "foldings")
-
 
 def sources(stem: str) -> list[Path]:
     """Files that decide what a core does: its four, the modules and headers they use, the
     arithmetic."""
-    out = [
+    own = [
         ROOT / "quant" / "cores" / f"{stem}.py",
         ROOT / "hls" / "cores" / f"{stem}.hpp",
         ROOT / "sim" / "cores" / f"test_{stem}.py",
         ROOT / "quant" / "rounding.py",
         ROOT / "quant" / "itype.py",
-        *sorted((ROOT / "hls" / "lib").glob("*.hpp")),
     ]
-    todo = [ROOT / "rtl" / "cores" / f"{stem}.sv"]
-    library = {p.stem: p for p in (ROOT / "rtl" / "lib").glob("*.sv")}
-    while todo:
-        path = todo.pop()
-        out.append(path)
-        words = set(re.findall(r"\w+", bare(path)))
-        todo += [p for name, p in sorted(library.items()) if name in words and p not in out + todo]
-    return sorted(set(out))
+    return sorted({*own, *(ROOT / "hls" / "lib").glob("*.hpp"), *rtl_sources(stem)})
 
 
 def digest(stem: str) -> str:
     """SHA-256 of a core's sources without comments, docstrings, white space and the cost model."""
     text = "\n".join(f"{p.relative_to(ROOT)}\n{bare(p)}" for p in sources(stem))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def bare(path: Path) -> str:
-    """Text of a source without what changes nothing: comments, docstrings, white space, cost."""
-    text = path.read_text()
-    if path.suffix != ".py":
-        text = re.sub(r"/\*.*?\*/|//[^\n]*", " ", text, flags=re.S)
-        return " ".join(text.split())
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if not isinstance(body, list):
-            continue
-        if body and isinstance(body[0], ast.Expr):
-            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
-                del body[0]
-        body[:] = [n for n in body if getattr(n, "name", "") not in COST]
-    return ast.dump(tree)

@@ -27,8 +27,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sievit.quant.files import replace_section, write_atomic
 from sievit.quant.params import CoreParams, core_names
+from sievit.quant.sources import ROOT, bare
 from sievit.sim import evidence
-from sievit.sim.evidence import ROOT, SEEDS, TOKENS
+from sievit.sim.evidence import SEEDS, TOKENS
 
 FRAMES = 10_000  # of the random graphs
 
@@ -62,9 +63,9 @@ class Step:
         files = [ROOT / "sim" / name for name in BENCH]
         files += [ROOT / "tests" / "test_golden.py"] if self.kind == "golden" else []
         files += [ROOT / "sim" / "coverage.py"] if self.kind == "coverage" else []
-        text += [evidence.bare(p) for p in files]
+        text += [bare(p) for p in files]
         if self.kind == "mutants":
-            text += [evidence.bare(ROOT / "sim" / "mutate.py")]
+            text += [bare(ROOT / "sim" / "mutate.py")]
             text += [(ROOT / "sim" / "mutants.toml").read_text()]
         return hashlib.sha256("\n".join([self.name, *text]).encode()).hexdigest()
 
@@ -72,7 +73,7 @@ class Step:
 def _everything() -> list[str]:
     files = [*ROOT.glob("rtl/**/*.sv"), *ROOT.glob("sim/formal/*"), *ROOT.glob("quant/**/*.py")]
     files += [ROOT / "sim" / "liveness.py", ROOT / "rtl" / "codegen.py"]
-    return [evidence.bare(p) for p in sorted(files) if p.is_file()]
+    return [bare(p) for p in sorted(files) if p.is_file()]
 
 
 def steps(cores: list[str]) -> Iterator[Step]:

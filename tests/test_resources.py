@@ -8,7 +8,8 @@ import torch
 
 from sievit.quant.itype import IntType
 from sievit.quant.params import core_names, load_core
-from sievit.rtl.grid import GRID, LUT_SHARE, LUT_SLACK, sources
+from sievit.quant.sources import rtl_sources
+from sievit.rtl.grid import GRID, LUT_SHARE, LUT_SLACK, Store, describe
 from sievit.rtl.netlist import NetlistError, resources, timing
 from sievit.rtl.synth import yosys_stat
 
@@ -48,6 +49,16 @@ def test_resources(stem: str) -> None:
     assert exact == (measured.dsp, measured.bram36, measured.uram)
 
 
+@pytest.mark.parametrize("stem", core_names())
+def test_promise_over_the_grid(stem: str) -> None:
+    known = {repr(p.params): p for p in Store().points() if p.stem == stem}
+    missing = [describe(p) for p in GRID[stem] if repr(p) not in known]
+    assert not missing, f"{stem}.sv is not that of these points; run: make resources\n{missing}"
+    wrong = {describe(p.params): (p.predicted, p.measured) for p in known.values()
+             if not p.agrees()}  # fmt: skip
+    assert not wrong
+
+
 def test_grid_covers_every_core() -> None:
     assert sorted(GRID) == core_names()
     for stem, points in GRID.items():
@@ -56,10 +67,10 @@ def test_grid_covers_every_core() -> None:
 
 
 def test_sources_of_a_core_follow_its_instances() -> None:
-    names = {p.stem for p in sources("first_token")}
+    names = {p.stem for p in rtl_sources("first_token")}
     assert names == {"first_token", "skid_buffer"}
     assert {"layernorm", "skid_buffer", "booth_mult", "num_pkg"} <= {
-        p.stem for p in sources("layernorm")
+        p.stem for p in rtl_sources("layernorm")
     }
 
 
