@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import tomllib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -66,7 +67,8 @@ class Step:
         text += [bare(p) for p in files]
         if self.kind == "mutants":
             text += [bare(ROOT / "sim" / "mutate.py")]
-            text += [(ROOT / "sim" / "mutants.toml").read_text()]
+            people = tomllib.loads((ROOT / "sim" / "mutants.toml").read_text())
+            text += [repr((people["set"].get(self.core), people.get(self.core)))]
         return hashlib.sha256("\n".join([self.name, *text]).encode()).hexdigest()
 
 
