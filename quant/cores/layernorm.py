@@ -201,16 +201,19 @@ def layernorm(p: LayernormParams, constants: Constants, x: Stream) -> Stream:
 def stimuli(
     rng: torch.Generator, p: LayernormParams, frames: int
 ) -> tuple[dict[str, Tensor], list[Stream]]:
-    """Random affine constants and frames; some tokens are constant or nearly so."""
+    """Random affine constants and frames; some tokens are constant or nearly so, others small: their
+    variances are of every size."""
     frac = p.rsqrt_type.bits - 1 - -(-(p.channels - 1).bit_length() // 2)
     rsqrt = rsqrt_table(p.index_bits, frac, p.channels)
     s, b = p.scale_type, p.bias_type
     scale = torch.randint(s.min, s.max + 1, (p.channels,), generator=rng)
     bias = torch.randint(b.min, b.max + 1, (p.channels,), generator=rng)
     x = random_frames(rng, p.inputs()[0], frames, p.max_tokens, True)
-    kind = torch.randint(0, 4, (*x.data.shape[:2], 1), generator=rng)
+    kind = torch.randint(0, 5, (*x.data.shape[:2], 1), generator=rng)
     near = x.data[..., :1] + torch.randint(0, 2, x.data.shape, generator=rng)
+    small = x.data >> torch.randint(1, p.in_type.bits, kind.shape, generator=rng)
     data = torch.where(kind == 0, x.data[..., :1], torch.where(kind == 1, near, x.data))
+    data = torch.where(kind >= 3, small, data)
     x = x.with_data(saturate(data, p.in_type))
     return {"rsqrt": p.rsqrt_type.check(rsqrt, "rsqrt"), "scale": scale, "bias": bias}, [x]
 
