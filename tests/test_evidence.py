@@ -101,6 +101,7 @@ def test_changed_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     ("name", "same", "other"),
     [
         ("a.sv", "// why\nassign a = b;  /* so */\n", "assign a = !b;\n"),
+        ("a.sv", "assign a = b;\n", "// verilator coverage_off\nassign a = b;\n"),
         ("a.py", '"""Doc."""\n\n\ndef f():\n    """Doc."""\n    return 1  # one\n', "x = 1\n"),
     ],
 )

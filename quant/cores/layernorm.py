@@ -201,8 +201,8 @@ def layernorm(p: LayernormParams, constants: Constants, x: Stream) -> Stream:
 def stimuli(
     rng: torch.Generator, p: LayernormParams, frames: int
 ) -> tuple[dict[str, Tensor], list[Stream]]:
-    """Random affine constants and frames; some tokens are constant or nearly so, others small: their
-    variances are of every size."""
+    """Random affine constants and frames; some tokens are constant or nearly so, others small:
+    their variances are of every size."""
     frac = p.rsqrt_type.bits - 1 - -(-(p.channels - 1).bit_length() // 2)
     rsqrt = rsqrt_table(p.index_bits, frac, p.channels)
     s, b = p.scale_type, p.bias_type

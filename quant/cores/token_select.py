@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sievit.quant.bins import rounding_bins
 from sievit.quant.cores.lookup_table import lookup
 from sievit.quant.itype import IntType
 from sievit.quant.multiplier import BoothMult
@@ -247,15 +248,23 @@ def token_select(p: TokenSelectParams, constants: Constants, x: Stream, score: S
     if not torch.equal(x.length, score.length):
         raise ValueError("token_select: x and score carry frames of different length")
     keep, part = decide(x, score, p.topk)
-    weight = lookup(score.data, constants["weight"], p.offset, p.shift) * part[..., None]
-    den = weight.sum(1)
-    zero = den == 0
-    num = torch.where(zero, (x.data * part[..., None]).sum(1), (weight * x.data).sum(1))
-    den = torch.where(zero, part.sum(1, keepdim=True), den).clamp(min=1)
-    index, position = reciprocal_index(den, p.index_bits)
-    scaled = num * constants["recip"][index]
-    mean = round_shift(scaled, position + p.recip_shift, bool(p.half_up))
+    _, scaled, shift = _package(p, constants, x, score, part)
+    mean = round_shift(scaled, shift, bool(p.half_up))
     return compact(x, keep, part, saturate(mean, p.x_type))
+
+
+def _package(
+    p: TokenSelectParams, constants: Constants, x: Stream, score: Stream, part: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of the weights ``[B, 1]``, and the package token ``[B, C]`` before its rounding by
+    ``[B, 1]``."""
+    weight = lookup(score.data, constants["weight"], p.offset, p.shift) * part[..., None]
+    total = weight.sum(1)
+    zero = total == 0
+    num = torch.where(zero, (x.data * part[..., None]).sum(1), (weight * x.data).sum(1))
+    den = torch.where(zero, part.sum(1, keepdim=True), total).clamp(min=1)
+    index, position = reciprocal_index(den, p.index_bits)
+    return total, num * constants["recip"][index], position + p.recip_shift
 
 
 def decide(x: Stream, score: Stream, topk: int = 0) -> tuple[Tensor, Tensor]:
@@ -293,7 +302,8 @@ def stimuli(
     rng: torch.Generator, p: TokenSelectParams, frames: int
 ) -> tuple[dict[str, Tensor], list[Stream]]:
     """Frames that keep one, none, all or some tokens, with equal scores, with selections that
-    repeat, with weights of 0 and with the largest sums of weights."""
+    repeat, with weights of 0 and with the largest sums of weights. Means over powers of two are
+    exact, so that some of them are ties."""
     x = random_frames(rng, p.inputs()[0], frames, p.max_tokens, True)
     z = random_frames(rng, p.inputs()[1], frames, p.max_tokens)
     data = torch.nn.functional.pad(z.data, (0, 0, 0, p.max_tokens))[:, : x.data.shape[1]]
@@ -314,11 +324,9 @@ def stimuli(
     weight = torch.randint(w.min, w.max + 1, (p.entries,), generator=rng)
     weight[((p.offset - 1) >> p.shift) % p.entries] = w.max
     weight[0] = 0
-    frac = p.recip_shift
-    constants = {
-        "weight": weight,
-        "recip": p.recip_type.check(reciprocal_table(p.index_bits, frac), "recip"),
-    }
+    recip = reciprocal_table(p.index_bits, p.recip_shift)
+    recip[0] = 1 << p.recip_shift
+    constants = {"weight": weight, "recip": p.recip_type.check(recip, "recip")}
     return constants, [x, x.with_data(data)]
 
 
@@ -334,7 +342,8 @@ def bins(p: TokenSelectParams, constants: Constants, x: Stream, score: Stream) -
     index = (z + p.offset) >> p.shift
     weight = lookup(z, constants["weight"], p.offset, p.shift)
     zero = part & (weight == 0)
-    den = (weight * part).sum(1)
+    total, scaled, shift = _package(p, constants, x, score, part)
+    den = total[:, 0]
     most = int(constants["weight"].max()) * p.max_tokens
     some = parts > 0
     before = (part & ~zero).long().cumsum(1) > 0  # a weight other than 0 came before
@@ -342,9 +351,7 @@ def bins(p: TokenSelectParams, constants: Constants, x: Stream, score: Stream) -
     # the smallest candidate that stays, the largest that does not
     lowest = torch.where(candidate & keep, z, p.score_type.max + 1).amin(1)
     highest = torch.where(dropped, z, p.score_type.min - 1).amax(1)
-    table, position = reciprocal_index(den.clamp(min=1), p.index_bits)
-    scaled = ((weight * part)[..., None] * x.data).sum(1) * constants["recip"][table][:, None]
-    mean = round_shift(scaled, position[:, None] + p.recip_shift, bool(p.half_up))
+    mean = round_shift(scaled, shift, bool(p.half_up))
     top = p.topk > 0
     cases = {
         "keeps all": (parts == 0) & (x.length > 1),
@@ -381,4 +388,7 @@ def bins(p: TokenSelectParams, constants: Constants, x: Stream, score: Stream) -
         "package saturated downwards": (mean < p.x_type.min).any(1),
         "package of the smallest value": ((mean == p.x_type.min) & (den > 0)[:, None]).any(1),
     }  # fmt: skip
-    return {name: int(hit.sum()) for name, hit in cases.items()}
+    return {
+        **{name: int(hit.sum()) for name, hit in cases.items()},
+        **rounding_bins("package", scaled[some], shift[some]),
+    }
