@@ -93,9 +93,10 @@ def lookup_table(p: LookupTableParams, constants: Constants, x: Stream) -> Strea
 def stimuli(
     rng: torch.Generator, p: LookupTableParams, frames: int
 ) -> tuple[dict[str, Tensor], list[Stream]]:
-    """A random table and frames."""
+    """A random table, with different values at its ends, and frames."""
     t = p.out_type
     values = torch.randint(t.min, t.max + 1, (p.entries,), generator=rng)
+    values[-1] = t.min if int(values[0]) > t.min else t.max
     return {"table": values}, [random_frames(rng, p.inputs()[0], frames, p.max_tokens, True)]
 
 
