@@ -32,15 +32,11 @@ module lookup_table #(
 
   localparam int unsigned IndexBits = $clog2(Entries);
 
-  logic [OutBits-1:0] rom[Entries];
-  logic [Simd*IndexBits-1:0] index_q;
   logic [Simd*OutBits-1:0] out_q;
   logic en, index_valid_q, index_last_q, index_user_q, out_valid_q, out_last_q, out_user_q;
   logic unused;
 
   assign unused = ^{MaxTokens, Channels, OutSigned};
-
-  initial if (TableFile != "") $readmemh(TableFile, rom);
 
   function automatic logic [IndexBits-1:0] index_of(logic [InBits-1:0] x);
     logic signed [63:0] index;
@@ -52,12 +48,23 @@ module lookup_table #(
 
   assign s_axis_tready = en;
 
+  // A ROM per lane: that is what becomes of one with many ports, and yosys runs out of memory over it.
+  for (genvar l = 0; l < Simd; l++) begin : gen_lane
+    logic [OutBits-1:0] rom[Entries];
+    logic [IndexBits-1:0] index_q;
+
+    initial if (TableFile != "") $readmemh(TableFile, rom);
+
+    always_ff @(posedge clk_i) begin
+      if (en) begin
+        index_q <= index_of(s_axis_tdata[l*InBits+:InBits]);
+        out_q[l*OutBits+:OutBits] <= rom[index_q];
+      end
+    end
+  end
+
   always_ff @(posedge clk_i) begin
     if (en) begin
-      for (int unsigned i = 0; i < Simd; i++) begin
-        index_q[i*IndexBits+:IndexBits] <= index_of(s_axis_tdata[i*InBits+:InBits]);
-        out_q[i*OutBits+:OutBits] <= rom[index_q[i*IndexBits+:IndexBits]];
-      end
       {index_last_q, index_user_q} <= {s_axis_tlast, s_axis_tuser};
       {out_last_q, out_user_q} <= {index_last_q, index_user_q};
     end
