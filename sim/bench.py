@@ -304,7 +304,7 @@ def _steps(dut: Any, case: Case, out: Result) -> Iterator[None]:
                             out.error = f"cycle {cycle}: a frame came out before one went in"
                             return
                         if not resets and len(out.out_last) == frames:
-                            silent = 2 * (out.out_first[0] - out.in_first[0]) + 64
+                            silent = 2 * abs(out.out_first[0] - out.in_first[0]) + 64
         elif held is not None:
             out.error = f"cycle {cycle}: the output withdrew tvalid without tready"
             return

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sievit.hls import csim
+from sievit.quant.cores.pos_embed import PosEmbedParams
 from sievit.quant.cores.residual_add import ResidualAddParams
 from sievit.quant.itype import IntType
 from sievit.quant.params import CoreParams, Port, Stream, core_names
@@ -205,6 +206,16 @@ def test_resets_cut_frames() -> None:
     result.segments[n] = (start, [(data ^ 1, last, user), *beats[1:]])
     with pytest.raises(AssertionError, match=f"before reset {n}, beat 0"):
         trial.check(run, result)
+
+
+def test_output_may_run_ahead_of_its_input() -> None:
+    """The first beats of pos_embed leave while the first patch comes: the bench once waited for
+    ever for a silence of a negative time."""
+    params = PosEmbedParams(max_tokens=2, channels=48, simd=1)
+    trial = Trial.draw("pos_embed", params, seed=1, frames=9)
+    runs = [(trial, trial.run(stall, 4)) for stall in ("ready_25", "both", "idle")]
+    results = simulate_trials(runs)
+    assert any(r.out_first[0] < r.in_first[0] for r in results)
 
 
 def test_a_beat_that_survives_a_reset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
