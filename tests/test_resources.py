@@ -9,7 +9,7 @@ import torch
 from sievit.quant.itype import IntType
 from sievit.quant.params import core_names, load_core
 from sievit.quant.sources import rtl_sources
-from sievit.rtl.grid import GRID, LUT_SHARE, LUT_SLACK, Store, describe
+from sievit.rtl.grid import GRID, LUT_SHARE, LUT_SLACK, Point, Store, describe
 from sievit.rtl.netlist import NetlistError, resources, timing
 from sievit.rtl.synth import yosys_stat
 
@@ -51,11 +51,12 @@ def test_resources(stem: str) -> None:
 
 @pytest.mark.parametrize("stem", core_names())
 def test_promise_over_the_grid(stem: str) -> None:
-    known = {repr(p.params): p for p in Store().points() if p.stem == stem}
-    missing = [describe(p) for p in GRID[stem] if repr(p) not in known]
+    store = Store()
+    found = [(params, store.known(stem, params)) for params in GRID[stem]]
+    missing = [describe(params) for params, result in found if result is None]
     assert not missing, f"{stem}.sv is not that of these points; run: make resources\n{missing}"
-    wrong = {describe(p.params): (p.predicted, p.measured) for p in known.values()
-             if not p.agrees()}  # fmt: skip
+    points = [Point(stem, params, result) for params, result in found if result]
+    wrong = {describe(p.params): (p.predicted, p.measured) for p in points if not p.agrees()}
     assert not wrong
 
 
