@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The road from a trained model to a proven accelerator, step by step."""
+"""The road from an integer graph to a proven accelerator, step by step."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from qonnx.core.modelwrapper import ModelWrapper
 from rich.console import Console
 from torch import Tensor
 
@@ -24,51 +23,36 @@ from sievit.boards.board import Board
 from sievit.flow.report import ReportDetails, terminal_table, write_report
 from sievit.hls import codegen as hls_codegen
 from sievit.hls import csim
-from sievit.models import data as datasets
-from sievit.models import export as exporter
-from sievit.models import train
-from sievit.models.data import Dataset, patchify
-from sievit.models.qvit import QuantVisionTransformer, image_input
-from sievit.models.recipe import ZOO, Recipe
 from sievit.quant import fold
 from sievit.quant.cores.token_select import TokenSelectParams, decide
 from sievit.quant.errors import SievitError
-from sievit.quant.execute import execute, first_difference
-from sievit.quant.lower import lower
+from sievit.quant.execute import first_difference
+from sievit.quant.graph import Graph
 from sievit.quant.params import Stream
 from sievit.sim import runner
-
-PROFILE_IMAGES = 512
 
 
 class BuildError(SievitError):
     """The build found something wrong: a mismatch, or a comparison that did not happen."""
 
 
-def checkpoint_path(recipe: Recipe) -> Path:
-    """Where the trained networks of a recipe lie."""
-    return ZOO / f"{recipe.name}.pt"
-
-
-def load_data(recipe: Recipe, path: Path | None) -> Dataset:
-    """The data set of a recipe."""
-    return datasets.load(recipe.data.source, path, None)
-
-
-@dataclass
-class Build:
+@dataclass(kw_only=True)
+class Build(ABC):
     """One build of one model for one board; artefacts in ``folder``.
 
     The steps run in order; each prints a line and its time. Everything that a later step needs from
-    an earlier one is an attribute.
+    an earlier one is an attribute. A subclass says where the graph comes from: ``front`` sets
+    ``graph``, unfolded, ``x``, the images to compare, ``edges``, what the graph gives for them, and
+    ``lengths``, those of typical frames on every edge.
     """
 
-    recipe: Recipe
+    #: comparisons of ``front``, as in report.PAIRS
+    PAIRS: ClassVar[tuple[str, ...]] = ()
+
+    name: str
     board: Board
     folder: Path
     console: Console
-    data_path: Path | None = None
-    checkpoint: Path | None = None
     #: images simulated in RTL, back to back
     rtl_images: int = 64
     #: stop folding at this many images per second; 0 = as fast as fits
@@ -76,6 +60,29 @@ class Build:
     seed: int = 1
     times: dict[str, float] = field(default_factory=dict)
     equal: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: top-1 on the test split by network, as shares
+    accuracy: dict[str, float] = field(default_factory=dict)
+    graph: Graph = field(init=False)
+    x: Stream = field(init=False)
+    edges: dict[str, Stream] = field(init=False)
+    lengths: dict[str, Tensor] = field(init=False)
+
+    @property
+    def pairs(self) -> tuple[str, ...]:
+        """All comparisons that a build makes."""
+        return (*self.PAIRS, "graph_hls", "graph_rtl")
+
+    @abstractmethod
+    def front(self) -> None:
+        """Make the integer graph and compare it with where it comes from."""
+
+    @abstractmethod
+    def frames(self) -> Stream:
+        """The images to compare, without any of the steps."""
+
+    def pictures(self) -> dict[str, Any]:
+        """Fields of ReportDetails that show images."""
+        return {}
 
     @contextmanager
     def step(self, name: str) -> Iterator[dict[str, str]]:
@@ -96,9 +103,7 @@ class Build:
         """
         if proof:
             runner.check_tools()
-        self.load()
-        self.export()
-        self.lower()
+        self.front()
         self.fold()
         self.generate()
         if not proof:
@@ -108,69 +113,6 @@ class Build:
         return self.finish()
 
     # -- steps -----------------------------------------------------------------------------------
-    def load(self) -> None:
-        with self.step("load") as note:
-            self.data = load_data(self.recipe, self.data_path)
-            self.geometry = train.geometry(self.recipe, self.data)
-            path = self.checkpoint or checkpoint_path(self.recipe)
-            self.models = train.load_checkpoint(path, self.recipe, self.geometry)
-            self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            self.patches = patchify(self.data.test_images, self.recipe.data.patch_size)
-            self.accuracy: dict[str, float] = {}
-            self.qat_logits = torch.zeros(0)
-            for name, model in self.models.items():
-                y = train.logits(model, self.patches, self.data.levels)
-                self.accuracy[name] = round(train.accuracy(y, self.data.test_labels) / 100, 5)
-                self.qat_logits = y
-            shown = ", ".join(f"{k} {100 * v:.2f} %" for k, v in self.accuracy.items())
-            note["text"] = f"{self.data.name}, {len(self.patches)} test images: {shown}"
-
-    def export(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "model.onnx"
-        stamp = self.folder / "model.stamp"
-        key = f"{self.digest} {_sources_digest('models', 'quant')}"
-        with self.step("export") as note:
-            if path.exists() and stamp.exists() and stamp.read_text() == key:
-                self.onnx = ModelWrapper(str(path))
-                note["text"] = "unchanged, reused"
-            else:
-                stamp.unlink(missing_ok=True)
-                model = self.models["qat_pruned"]
-                assert isinstance(model, QuantVisionTransformer)
-                self.onnx = exporter.export(model, path)
-                stamp.write_text(key)
-                note["text"] = f"{len(self.onnx.graph.node)} QONNX nodes"
-        with self.step("QONNX") as note:
-            x = image_input(self.patches, self.data.levels)
-            self.tensors = exporter.execute(self.onnx, x)
-            self.qonnx_logits = torch.from_numpy(self.tensors[exporter.OUTPUT]).flatten(1)
-            wrong = (self.qat_logits != self.qonnx_logits).any(1)
-
-            def locate(i: int) -> str:
-                model = self.models["qat_pruned"]
-                assert isinstance(model, QuantVisionTransformer)
-                return str(exporter.first_difference(model, self.tensors, self.onnx, x))
-
-            note["text"] = self.compare("qat_qonnx", wrong, locate)
-
-    def lower(self) -> None:
-        with self.step("lower") as note:
-            self.graph = lower(self.onnx, self.recipe.name)
-            profile = self.data.train_images[:PROFILE_IMAGES]
-            edges = execute(self.graph, Stream.full(patchify(profile, self.recipe.data.patch_size)))
-            self.lengths = {k: v.length for k, v in edges.items()}
-            note["text"] = f"{len(self.graph.nodes)} cores"
-        with self.step("Graph") as note:
-            self.edges = execute(self.graph, Stream.full(self.patches))
-            out = self.graph.output
-            logits = self.edges[out.name].data[:, 0]
-            scaled = (logits.double() * 2.0**out.exponent).float()
-            top1 = train.accuracy(logits.double(), self.data.test_labels)
-            self.accuracy["integer"] = round(top1 / 100, 5)
-            wrong = (scaled != self.qonnx_logits).any(1)
-            note["text"] = self.compare("qonnx_graph", wrong, self.locate_qonnx)
-
     def fold(self) -> None:
         with self.step("fold") as note:
             ii = self.board.clock_mhz * 1e6 / self.fps if self.fps else 0.0
@@ -192,7 +134,7 @@ class Build:
 
     def generate(self) -> None:
         with self.step("generate") as note:
-            few = Stream.full(self.patches[:8])
+            few = first(self.x, 8)
             hls_codegen.generate(self.graph, self.folder / "hls", self.board, few)
             runner.codegen.generate(self.graph, self.folder / "rtl")
             note["text"] = "Vitis HLS project and SystemVerilog top"
@@ -203,12 +145,12 @@ class Build:
             csim.compile(self.folder / "hls")
             note["text"] = "g++ -Wall -Wextra -Werror"
         with self.step("HLS csim") as note:
-            x = Stream.full(self.patches)
+            x = self.x
             got = csim.run(self.folder / "hls", self.graph, x)[out]
             wrong = frames_differ(self.edges[out], got)
 
             def locate(i: int) -> str:
-                edges = csim.run(self.folder / "hls", self.graph, _one(x, i), taps=True)
+                edges = csim.run(self.folder / "hls", self.graph, one(x, i), taps=True)
                 return self.locate(i, edges)
 
             note["text"] = self.compare("graph_hls", wrong, locate)
@@ -220,9 +162,9 @@ class Build:
 
     def run_rtl(self) -> None:
         folder, out = self.folder / "rtl", self.graph.output.name
-        count = min(self.rtl_images, len(self.patches))
-        x = Stream.full(self.patches[:count])
-        golden = _slice(self.edges[out], count)
+        count = min(self.rtl_images, len(self.x.length))
+        x = first(self.x, count)
+        golden = first(self.edges[out], count)
         with self.step("RTL compile") as note:
             runner.build_graph(self.graph, folder)
             note["text"] = "Verilator"
@@ -240,7 +182,7 @@ class Build:
                     self.rtl = result
                 if bool(differ.any()):
                     i = int(differ.nonzero()[0])
-                    edges = runner.run_graph(self.graph, folder, _one(x, i), stall).edges
+                    edges = runner.run_graph(self.graph, folder, one(x, i), stall).edges
                     note["text"] += f"; {self.locate(i, edges)}"
         self.compare("graph_rtl", wrong, None, stalled)
         ends = self.rtl.out_last
@@ -256,7 +198,7 @@ class Build:
             note["text"] = str(self.folder / "report.html")
         self.console.print()
         self.console.print(terminal_table(result))
-        check_equal(self.equal)
+        check_equal(self.equal, self.pairs)
         return result
 
     # -- comparison ------------------------------------------------------------------------------
@@ -274,24 +216,14 @@ class Build:
 
     def locate(self, i: int, edges: dict[str, Stream]) -> str:
         """First edge, token and channel at which image ``i`` differs from the golden Graph."""
-        golden = {k: _one(v, i) for k, v in self.edges.items()}
+        golden = {k: one(v, i) for k, v in self.edges.items()}
         found = first_difference(self.graph, golden, edges)
         return f"image {i}: {found or 'equal when run alone: the difference needs other frames'}"
-
-    def locate_qonnx(self, i: int) -> str:
-        """First edge, token and channel at which the Graph leaves the QONNX execution."""
-        scaled = {}
-        for node in self.graph.nodes:
-            value = torch.from_numpy(self.tensors[self.graph.meta["tensors"][node.name]])
-            ints = (value.double() * 2.0**-node.exponent).round().long()
-            golden = self.edges[node.name]
-            scaled[node.name] = golden.with_data(ints[:, : golden.data.shape[1]])
-        return self.locate(i, {k: _one(v, i) for k, v in scaled.items()})
 
     # -- report ----------------------------------------------------------------------------------
     def stages(self) -> dict[str, Tensor]:
         """By selector: bool ``[images, patches]``, the patch is alive behind it."""
-        count, patches = len(self.patches), self.geometry.num_patches
+        count, patches = len(self.x.length), self.graph.input_tokens
         origin = torch.arange(-1, patches).expand(count, -1).clone()  # -1: class token
         out = {}
         for node in self.graph.nodes:
@@ -341,10 +273,11 @@ class Build:
             "report": "report.html",
         }
         return {
-            "model": self.recipe.name,
+            "model": self.name,
             "board": self.board.name,
             "clock_mhz": self.board.clock_mhz,
-            "accuracy": {**self.accuracy, "images": len(self.patches)},
+            "accuracy": {**self.accuracy, "images": len(self.x.length)},
+            "pairs": list(self.pairs),
             "equal": self.equal,
             "cycles": {
                 "ii": round(self.ii, 1),
@@ -359,20 +292,18 @@ class Build:
             },
             "budget": {k: round(v, 1) for k, v in dataclasses.asdict(budget).items()},
             "tokens": {
-                "patches": self.geometry.num_patches,
+                "patches": self.graph.input_tokens,
                 "stages": [round(v.sum(1).double().mean().item(), 3) for v in kept.values()],
             },
             "macs": self.macs(),
             "vendor": self.vendor,
             "time": self.times,
-            "artefacts": {k: str(self.folder / v) for k, v in where.items()},
+            "artefacts": {
+                k: str(self.folder / v) for k, v in where.items() if (self.folder / v).exists()
+            },
         }
 
     def details(self) -> ReportDetails:
-        kept = self.kept
-        index = [
-            int((self.data.test_labels == c).nonzero()[0]) for c in range(len(self.data.classes))
-        ][:10]
         budget = self.board.budget()
         names = [n.name for n in self.graph.nodes]
         ends = self.rtl.out_last
@@ -401,14 +332,8 @@ class Build:
         window = min(len(self.rtl.fire), ends[min(5, len(ends) - 1)] + 1)
         columns = [taps.index(n) for n in names]
         return ReportDetails(
-            images=self.data.test_images[index],
-            levels=self.data.levels,
-            grid=self.geometry.grid,
-            labels=self.data.test_labels[index].tolist(),
-            predictions=self.edges[self.graph.output.name].data[index, 0].argmax(1).tolist(),
-            classes=self.data.classes,
-            alive={k: v[index] for k, v in kept.items()},
-            kept={k: v.sum(1) for k, v in kept.items()},
+            **self.pictures(),
+            kept={k: v.sum(1) for k, v in self.kept.items()},
             fires=self.rtl.fire[:window][:, columns],
             edges=names,
             frame_ends=[e for e in ends if e < window],
@@ -427,9 +352,9 @@ class Build:
         return float(span.mean().round(1))
 
 
-def check_equal(equal: dict[str, dict[str, Any]]) -> None:
+def check_equal(equal: dict[str, dict[str, Any]], pairs: Sequence[str]) -> None:
     """Raise BuildError unless every pair was compared and is equal."""
-    for pair in ("qat_qonnx", "qonnx_graph", "graph_hls", "graph_rtl"):
+    for pair in pairs:
         found = equal.get(pair, {"images": 0, "mismatches": 0})
         if not found["images"]:
             raise BuildError(f"{pair} was not compared; run the whole build again")
@@ -448,22 +373,12 @@ def frames_differ(want: Stream, got: Stream) -> Tensor:
     return out
 
 
-def _one(x: Stream, i: int) -> Stream:
+def one(x: Stream, i: int) -> Stream:
     return Stream(x.data[i : i + 1], x.length[i : i + 1], x.package[i : i + 1])
 
 
-def _slice(x: Stream, count: int) -> Stream:
+def first(x: Stream, count: int) -> Stream:
     return Stream(x.data[:count], x.length[:count], x.package[:count])
-
-
-def _sources_digest(*folders: str) -> str:
-    """SHA-256 over the Python files of the given subpackages."""
-    root = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted((root / folder).rglob("*.py")):
-            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def load_result(folder: Path) -> dict[str, Any]:

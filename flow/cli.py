@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command line: ``sievit train | export | build | sim | report | boards | cores | core``."""
+"""Command line: ``sievit train | import | export | build | sim | report | boards | cores ...``."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def train(model: str, data: Path | None, out: Path | None) -> None:
     from sievit.models import recipe as recipes
 
     recipe = recipes.load(model)
-    from sievit.flow.build import checkpoint_path, load_data
+    from sievit.flow.trained import checkpoint_path, load_data
     from sievit.models.train import Trainer, save_checkpoint
 
     folder = BUILD / "train" / recipe.name
@@ -81,11 +81,37 @@ def make_build(
     from sievit.boards import board as boards
     from sievit.models import recipe as recipes
 
-    recipe, target = recipes.load(model), boards.load(board)
-    from sievit.flow.build import Build  # takes seconds: after what can be refused at once
+    target = boards.load(board)
+    common = {"board": target, "folder": BUILD / target.name / model, "console": CONSOLE, **more}
+    source = BUILD / "imported" / model
+    if source.is_dir():
+        if data or checkpoint:
+            raise click.UsageError(f"{model} was imported: it has neither --data nor --checkpoint")
+        from sievit.flow.imported import ImportedBuild
 
-    folder = BUILD / target.name / recipe.name
-    return Build(recipe, target, folder, CONSOLE, data, checkpoint, **more)
+        return ImportedBuild(name=model, source=source, **common)
+    recipe = recipes.load(model)
+    from sievit.flow.trained import TrainedBuild  # takes seconds: after what is refused at once
+
+    common["folder"] = BUILD / target.name / recipe.name
+    return TrainedBuild(
+        name=recipe.name, recipe=recipe, data_path=data, checkpoint=checkpoint, **common
+    )
+
+
+@cli.command("import")
+@click.argument("kind", type=click.Choice(["hgpipe"]))
+@click.argument("file", type=click.Path(path_type=Path))
+def import_(kind: str, file: Path) -> None:
+    """Read a published network of integers as a model: hgpipe, the .npz of HG-PIPE's DeiT-Tiny."""
+    from sievit.models import hgpipe
+
+    made = hgpipe.load(file)
+    folder = BUILD / "imported" / made.graph.name
+    made.save(folder)
+    CONSOLE.print(
+        f"{folder}: {len(made.graph.nodes)} cores; now: sievit build --model {made.graph.name}"
+    )
 
 
 @cli.command()
@@ -96,6 +122,8 @@ def make_build(
 def export(model: str, board: str, data: Path | None, checkpoint: Path | None) -> None:
     """Write the trained network as QONNX and compare its execution with the QAT model."""
     build = make_build(model, board, data, checkpoint)
+    if not hasattr(build, "export"):
+        raise click.UsageError(f"{model} was imported as integers: there is nothing to export")
     build.load()
     build.export()
     CONSOLE.print(f"{build.folder / 'model.onnx'}")
@@ -151,35 +179,30 @@ def sim(
             raise click.UsageError(f"no core {core!r}; known: {', '.join(core_names())}")
         bench = Path(__file__).resolve().parent.parent / "sim" / "cores" / f"test_{core}.py"
         sys.exit(pytest.main([str(bench), "-q"]))
-    from sievit.boards import board as boards
-    from sievit.flow.build import BuildError, frames_differ, load_data
-    from sievit.models import recipe as recipes
-    from sievit.models.data import patchify
+    from sievit.flow.build import BuildError, first, frames_differ
     from sievit.quant.execute import execute
     from sievit.quant.graph import Graph
-    from sievit.quant.params import Stream
     from sievit.sim import bench as benches
     from sievit.sim import runner
 
     if stall not in benches.STALLS:
         raise click.UsageError(f"no stall profile {stall!r}; known: {', '.join(benches.STALLS)}")
-    recipe = recipes.load(model)
-    folder = BUILD / boards.load(board).name / recipe.name
+    made = make_build(model, board, data, None)
+    folder = made.folder
     if not (folder / "graph" / "manifest.json").is_file():
         raise BuildError(f"nothing built in {folder}; run: sievit build --board {board}")
     graph = Graph.load(folder / "graph")
-    patches = patchify(load_data(recipe, data).test_images[:images], recipe.data.patch_size)
-    x = Stream.full(patches)
+    x = first(made.frames(), images)
     golden = execute(graph, x)[graph.output.name]
     result = runner.run_graph(graph, folder / "rtl", x, stall, seed, record=False)
     wrong = int(frames_differ(golden, result.output).sum())
     cycles = result.out_last[-1] + 1
     CONSOLE.print(
-        f"{len(patches)} images, stall {stall}, seed {seed}: {wrong} mismatches, "
-        f"{cycles} cycles, {cycles / len(patches):.1f} per image"
+        f"{len(x.length)} images, stall {stall}, seed {seed}: {wrong} mismatches, "
+        f"{cycles} cycles, {cycles / len(x.length):.1f} per image"
     )
     if wrong:
-        raise BuildError(f"{wrong} of {len(patches)} images differ; sievit build locates the edge")
+        raise BuildError(f"{wrong} of {len(x.length)} images differ; sievit build locates the edge")
 
 
 @cli.command()

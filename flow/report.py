@@ -29,6 +29,7 @@ from sievit.quant.graph import Graph
 PAIRS = {
     "qat_qonnx": "QAT model = QONNX",
     "qonnx_graph": "QONNX = integer graph",
+    "published": "published = integer graph",
     "graph_hls": "integer graph = HLS C++",
     "graph_rtl": "integer graph = RTL",
 }
@@ -88,9 +89,10 @@ def verdict(result: Mapping[str, Any]) -> Verdict:
     wrong = [p for p, e in equal.items() if e and e["mismatches"]]
     if wrong:
         return Verdict("bad", "NOT equal: " + ", ".join(PAIRS.get(p, p) for p in wrong))
-    missing = [text for p, text in PAIRS.items() if not (equal.get(p) or {}).get("images")]
-    if missing:
-        return Verdict("open", "Not compared: " + ", ".join(missing))
+    pairs = result.get("pairs") or []
+    missing = [PAIRS.get(p, p) for p in pairs if not (equal.get(p) or {}).get("images")]
+    if missing or not pairs:
+        return Verdict("open", "Not compared: " + (", ".join(missing) or "nothing is known"))
     return Verdict("good", "All equal, every logit of every compared image")
 
 
@@ -217,7 +219,7 @@ def summary(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _pairs(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     equal = result.get("equal") or {}
     rows = []
-    for key in [*PAIRS, *(k for k in equal if k not in PAIRS)]:
+    for key in result.get("pairs") or []:
         entry = equal.get(key) or {}
         stalled = entry.get("stalled", False)
         run = bool(entry.get("images"))

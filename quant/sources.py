@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 #: methods of core parameters that estimate or choose and change no integer
-COST = ("resources", "foldings")
+COST = ("resources", "foldings", "_registers")
 
 
 def rtl_sources(stem: str) -> list[Path]:

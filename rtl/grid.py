@@ -90,6 +90,13 @@ _ATTENTION_48 = AttentionParams(
 _ATTENTION_192 = dataclasses.replace(
     _ATTENTION_48, max_tokens=197, channels=192, simd=8, exp_shift=5, exp_offset=16, kv_ram=1
 )
+#: of an integer DeiT-Tiny in three bits, with two segments of reciprocals
+_ATTENTION_3 = AttentionParams(
+    max_tokens=40, channels=192, heads=3, simd=8, q_type=_int(3), k_type=_int(3), v_type=_int(3),
+    exp_offset=8, exp_shift=4, exp_entries=32, exp_type=_uint(16), recip_type=_uint(9),
+    prob_shift=15, prob_type=_uint(3), out_type=_int(14), shift=0, half_up=1, recip_entries=64,
+    near_offset=-28706, near_shift=13, far_offset=-359889, far_shift=16, far_prob_shift=4,
+)  # fmt: skip
 
 
 def _vary(base: Any, *changes: dict[str, Any]) -> list[Any]:
@@ -122,6 +129,7 @@ GRID: dict[str, list[Any]] = {
             {"kv_ram": 2},
             {"simd": 2, "m": 16, "q_type": _int(4), "k_type": _int(4), "v_type": _int(4)},
         ),
+        *_vary(_ATTENTION_3, {"n": 4}, {}, {"mult_dsp": 1}),
     ],
     "first_token": [
         FirstTokenParams(max_tokens=17, channels=48, simd=1),
@@ -156,6 +164,18 @@ GRID: dict[str, list[Any]] = {
         LayernormParams(
             max_tokens=197, channels=768, simd=8, in_type=_int(14), out_type=_int(8),
             mean_mult=87381, mean_shift=26, rsqrt_type=_uint(16), bias_type=_int(18), shift=8,
+        ),
+        *_vary(
+            LayernormParams(
+                max_tokens=197, channels=192, in_type=_int(14), out_type=_int(3), mean_mult=43691,
+                mean_shift=23, entries=128, table_offset=-8585116, table_shift=17,
+                rsqrt_type=_uint(12), norm_shift=0, scale_type=_int(17), bias_type=_int(36),
+                shift=33, half_up=1, mult_dsp=1,
+            ),
+            {"simd": 1},
+            {"simd": 2, "mult_dsp": 0},
+            {"simd": 2, "out_type": _int(8), "table_shift": 23, "shift": 27},
+            {"simd": 4},
         ),
     ],
     "lookup_table": _vary(
@@ -203,6 +223,8 @@ GRID: dict[str, list[Any]] = {
             {"simd": 4},
             {"simd": 16},
             {"simd": 4, "in_type": _int(14), "pos_type": _int(8), "out_type": _int(14)},
+            {"simd": 4, "in_type": _int(22), "pos_type": _int(19), "out_type": _int(14),
+             "shift": 8, "half_up": 1},
         ),
     ],
     "residual_add": _vary(
@@ -214,6 +236,10 @@ GRID: dict[str, list[Any]] = {
         {"simd": 4, "a_type": _int(14), "b_type": _int(8), "b_shift": 2, "out_type": _int(14)},
         {"simd": 4, "a_type": _int(14), "b_type": _int(14), "out_type": _int(8), "shift": 5},
         {"simd": 16, "half_up": 1, "shift": 1},
+        {"simd": 4, "a_type": _int(14), "b_type": _int(16), "out_type": _int(14), "half_up": 1,
+         "a_mult": 986673, "a_mult_shift": 20},
+        {"simd": 4, "a_type": _int(14), "b_type": _int(16), "out_type": _int(14), "half_up": 1,
+         "a_mult": 986673, "a_mult_shift": 20, "mult_dsp": 1},
     ),
     "token_mean": [
         *_vary(

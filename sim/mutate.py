@@ -332,7 +332,9 @@ class Bench:
         few = trial.pick(torch.arange(min(harness.FEW, len(trial.golden.length))))
         equal = few.equal_frames()
         short = [(few, few.run(stall)) for stall in ("both", "starve", "none")]
-        resets = [(few, few.run("none", harness.RESETS)), (few, few.run("both"))]
+        # under stalls too: a reset has to empty what waits
+        resets = [(few, few.run(stall, harness.RESETS)) for stall in ("none", "ready_25")]
+        resets += [(few, few.run("both"))]
         self.groups: dict[str, tuple[Runs, int]] = {
             "short": ([*short, (equal, equal.run())], 2),
             "resets": (resets, 2),

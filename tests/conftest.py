@@ -91,7 +91,7 @@ def _threads() -> None:
     torch.set_num_threads(1)  # small tensors: more threads would only wait for each other
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def seed() -> int:
     """Seed of this run; the environment variable SEED overrides it."""
     return SEED

@@ -19,6 +19,7 @@ from sievit.boards import board as boards
 from sievit.boards.board import Board
 from sievit.flow import build as flow
 from sievit.flow.build import Build, BuildError, check_equal, frames_differ
+from sievit.flow.trained import TrainedBuild
 from sievit.quant.graph import Graph
 from sievit.quant.params import Stream
 from sievit.sim import runner
@@ -33,11 +34,12 @@ def small_board() -> Board:
 
 
 def make(tiny: Tiny, folder: Path, log: io.StringIO) -> Build:
-    return Build(
-        tiny.recipe,
-        small_board(),
-        folder,
-        Console(file=log, width=300),
+    return TrainedBuild(
+        name=tiny.recipe.name,
+        recipe=tiny.recipe,
+        board=small_board(),
+        folder=folder,
+        console=Console(file=log, width=300),
         checkpoint=tiny.checkpoint,
         rtl_images=IMAGES,
     )
@@ -143,7 +145,7 @@ def test_changed_weight_in_the_hardware_is_found(
     found = re.findall(r"image \d+: edge (\w+), frame 0, token \d+, channel \d+", log.getvalue())
     assert found == [node] * 3, log.getvalue()
     with pytest.raises(BuildError, match=rf"graph_rtl: \d+ of {IMAGES} images differ"):
-        check_equal(equal)
+        check_equal(equal, PAIRS)
 
 
 def test_fault_in_the_hls_view_is_found(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,19 +174,19 @@ def test_fault_in_the_hls_view_is_found(done: Done, monkeypatch: pytest.MonkeyPa
         assert equal["graph_hls"]["mismatches"] == expected
         assert ("edge head, frame 0" in log.getvalue()) == bool(change), log.getvalue()
         with pytest.raises(BuildError, match="graph_hls: "):
-            check_equal(equal)
+            check_equal(equal, PAIRS)
 
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_a_comparison_that_did_not_happen_is_an_error(pair: str) -> None:
     good = {p: {"images": 3, "mismatches": 0, "stalled": 0} for p in PAIRS}
-    check_equal(good)
+    check_equal(good, PAIRS)
     with pytest.raises(BuildError, match=f"{pair} was not compared"):
-        check_equal({k: v for k, v in good.items() if k != pair})
+        check_equal({k: v for k, v in good.items() if k != pair}, PAIRS)
     with pytest.raises(BuildError, match=f"{pair} was not compared"):
-        check_equal(good | {pair: {"images": 0, "mismatches": 0, "stalled": 0}})
+        check_equal(good | {pair: {"images": 0, "mismatches": 0, "stalled": 0}}, PAIRS)
     with pytest.raises(BuildError, match=f"{pair}: 1 of 3 images differ"):
-        check_equal(good | {pair: {"images": 3, "mismatches": 1, "stalled": 0}})
+        check_equal(good | {pair: {"images": 3, "mismatches": 1, "stalled": 0}}, PAIRS)
 
 
 def test_frames_differ() -> None:

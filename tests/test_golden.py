@@ -87,12 +87,17 @@ def twin_attention(
                     alive.append(best)
             top = max(score[j] for j in alive)
             e = {j: entry(c["exp"], top - score[j], p.exp_offset, p.exp_shift) for j in alive}
-            index, position = normalised(sum(e.values()), p.index_bits)
+            total, places = sum(e.values()), 0
+            if not p.recip_entries:
+                index, places = normalised(total, p.index_bits)
+                recip = c["recip"][index]
+            elif (total + p.near_offset) // 2**p.near_shift < p.recip_entries:
+                recip = entry(c["recip"][: p.recip_entries], total, p.near_offset, p.near_shift)
+            else:
+                recip = entry(c["recip"][p.recip_entries :], total, p.far_offset, p.far_shift)
+                places = p.far_prob_shift
             prob = {
-                j: limited(
-                    rounded(e[j] * c["recip"][index], position + p.prob_shift, p.half_up),
-                    p.prob_type,
-                )
+                j: limited(rounded(e[j] * recip, places + p.prob_shift, p.half_up), p.prob_type)
                 for j in alive
             }
             for i in lanes:
@@ -114,12 +119,15 @@ def twin_layernorm(p: LayernormParams, c: dict[str, Any], flag: bool, x: Frame) 
     for row in x:
         mean = rounded(sum(row) * p.mean_mult, p.mean_shift, p.half_up)
         d = [v - mean for v in row]
-        square = max(sum(v * v for v in d), 1)
-        e = 0
-        while 4 ** (e + 1) <= square:
-            e += 1
-        index = math.floor(Fraction(square, 4**e) * 2**p.index_bits)
-        z = [rounded(v * c["rsqrt"][index], e + p.norm_shift, p.half_up) for v in d]
+        square, e = sum(v * v for v in d), 0
+        if p.entries:
+            rsqrt = entry(c["rsqrt"], square, p.table_offset, p.table_shift)
+        else:
+            square = max(square, 1)
+            while 4 ** (e + 1) <= square:
+                e += 1
+            rsqrt = c["rsqrt"][math.floor(Fraction(square, 4**e) * 2**p.index_bits)]
+        z = [rounded(v * rsqrt, e + p.norm_shift, p.half_up) for v in d]
         out.append(
             [
                 limited(rounded(n * g + b, p.shift, p.half_up), p.out_type)
@@ -150,14 +158,18 @@ def twin_nm_matmul(p: NmMatmulParams, c: dict[str, Any], flag: bool, x: Frame) -
 def twin_pos_embed(p: Any, c: dict[str, Any], flag: bool, x: Frame) -> Result:
     rows = [[0] * p.channels, *x]
     return [
-        [limited(a + b, p.out_type) for a, b in zip(row, c["pos"][t], strict=True)]
+        [
+            limited(rounded(a + b, p.shift, p.half_up), p.out_type)
+            for a, b in zip(row, c["pos"][t], strict=True)
+        ]
         for t, row in enumerate(rows)
     ], flag
 
 
 def twin_residual_add(p: Any, c: dict[str, Any], flag: bool, a: Frame, b: Frame) -> Result:
     def add(i: int, j: int) -> int:
-        total = i * 2**p.a_shift + j * 2**p.b_shift
+        skip = rounded(i * p.a_mult, p.a_mult_shift, p.half_up)
+        total = skip * 2**p.a_shift + j * 2**p.b_shift
         return limited(rounded(total, p.shift, p.half_up), p.out_type)
 
     return [
@@ -228,6 +240,24 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"exp_shift": 2, "exp_offset": 3, "exp_entries": 16, "q_type": s(3), "k_type": s(3)},
         {"channels": 4, "n": 2, "m": 16, "tp": 3, "max_tokens": 35, "v_type": u(3), "shift": 5},
         {"channels": 2, "simd": 1, "n": 16, "m": 16, "k_type": u(8), "max_tokens": 33},
+        {
+            **{"max_tokens": 9, "recip_entries": 8, "near_offset": -1100, "near_shift": 8},
+            **{"far_offset": -3500, "far_shift": 7, "far_prob_shift": 1, "prob_shift": 15},
+        },
+        {
+            **{"channels": 6, "heads": 3, "n": 1, "m": 3, "simd": 1, "max_tokens": 7},
+            **{"exp_type": u(3), "recip_type": u(4), "recip_entries": 3, "near_offset": 2},
+            **{"near_shift": 2, "far_offset": -8, "far_shift": 2, "far_prob_shift": 3},
+            **{"prob_shift": -2, "half_up": 1},
+        },
+        {
+            **{"channels": 192, "heads": 3, "simd": 16, "n": 4, "m": 16, "max_tokens": 40},
+            **{"q_type": s(3), "k_type": s(3), "v_type": s(3), "exp_offset": 8, "exp_shift": 4},
+            **{"exp_entries": 32, "exp_type": u(16), "recip_type": u(9), "recip_entries": 64},
+            **{"near_offset": -28706, "near_shift": 13, "far_offset": -359889, "far_shift": 16},
+            **{"prob_shift": 15, "far_prob_shift": 4, "prob_type": u(3), "out_type": s(14)},
+            **{"shift": 0, "half_up": 1},
+        },
     ],
     "first_token": [{"max_tokens": 6}, {"channels": 3, "simd": 1, "in_type": u(5)}],
     "gated_sum": [
@@ -241,6 +271,16 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"channels": 48, "mean_mult": 1365, "in_type": u(9), "out_type": u(5), "index_bits": 4},
         {"channels": 3, "simd": 1, "mean_mult": 21845, "index_bits": 7, "shift": 6},
         {"channels": 16, "mean_mult": 4096, "in_type": s(4), "norm_shift": 0, "max_tokens": 9},
+        {
+            **{"channels": 12, "in_type": u(6), "mean_mult": 5461, "entries": 50, "shift": 9},
+            **{"table_offset": -150, "table_shift": 6, "rsqrt_type": u(8), "max_tokens": 9},
+        },
+        {
+            **{"channels": 192, "in_type": s(14), "out_type": s(8), "mean_mult": 43691},
+            **{"mean_shift": 23, "entries": 128, "table_offset": -8585116, "table_shift": 23},
+            **{"rsqrt_type": u(12), "norm_shift": 0, "scale_type": s(17), "bias_type": s(36)},
+            **{"shift": 28, "half_up": 1, "max_tokens": 3},
+        },
     ],
     "lookup_table": [
         {"max_tokens": 6},
@@ -277,12 +317,24 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"max_tokens": 6},
         {"channels": 3, "simd": 1, "pos_type": s(9), "out_type": s(8)},
         {"in_type": u(8), "out_type": u(8), "max_tokens": 5},
+        {"pos_type": s(9), "out_type": s(6), "shift": 3, "max_tokens": 5},
+        {
+            **{"in_type": s(22), "pos_type": s(19), "out_type": s(14), "shift": 8, "half_up": 1},
+            **{"max_tokens": 5},
+        },
     ],
     "residual_add": [
         {"max_tokens": 6},
         {"a_type": s(8), "b_type": u(10), "out_type": s(9), "a_shift": 3, "shift": 2},
         {"a_shift": 1, "b_shift": 4, "shift": 3, "half_up": 1},
         {"a_type": u(7), "b_type": u(9), "out_type": u(8), "shift": -1},
+        {"a_type": u(7), "b_type": s(6), "out_type": s(6), "a_mult": 5, "a_mult_shift": 4},
+        {
+            **{"a_type": s(9), "out_type": s(12), "a_mult": 12, "a_mult_shift": 3, "a_shift": 1},
+            **{"b_shift": 2, "shift": 2, "half_up": 1},
+        },
+        {"a_type": s(3), "out_type": s(20), "a_mult": 1, "a_mult_shift": 5},
+        {"a_type": s(28), "b_type": s(40), "out_type": s(44), "a_mult": 2**31 - 1, "shift": 20},
     ],
     "token_mean": [
         {"max_tokens": 6},
@@ -473,9 +525,34 @@ def test_residual_add_every_pair() -> None:
                 check("residual_add", p, {}, streams)
 
 
-def test_pos_embed_every_pair() -> None:
+def test_residual_add_every_scaled_value() -> None:
+    """All 8-bit values under factors and shifts that make ties, zeros and larger values."""
+    for a_type, shift, half_up in itertools.product((s(8), u(8)), range(7), (0, 1)):
+        a = torch.arange(a_type.min, a_type.max + 1).reshape(-1, 1, 1)
+        for mult in (1, 3, 12, 200):
+            p = ResidualAddParams(channels=1, simd=1, a_type=a_type, b_type=s(1), out_type=s(18),
+                                  a_mult=mult, a_mult_shift=shift, half_up=half_up)  # fmt: skip
+            y = check("residual_add", p, {}, [Stream.full(a), Stream.full(torch.zeros_like(a))])
+            assert p.skip_type == IntType.fitting(int(y.data.min()), int(y.data.max()))
+
+
+@pytest.mark.parametrize("shift", [18, 19, 20, 21])
+def test_residual_add_of_hg_pipe(shift: int, rng: torch.Generator) -> None:
+    """``o + ((x * RM + 2^(RS-1)) >> RS)`` for all 14-bit values of x."""
+    p = ResidualAddParams(channels=1, simd=1, a_type=s(14), b_type=s(16), out_type=s(14),
+                          half_up=1, a_mult=986673, a_mult_shift=shift)  # fmt: skip
+    x = torch.arange(-8192, 8192).reshape(-1, 1, 1)
+    o = torch.randint(-32768, 32768, x.shape, generator=rng)
+    y = check("residual_add", p, {}, [Stream.full(x), Stream.full(o)])
+    want = o + ((x * 986673 + 2 ** (shift - 1)) >> shift)
+    assert torch.equal(y.data, want.clamp(-8192, 8191))
+
+
+@pytest.mark.parametrize(("shift", "half_up"), [(0, 0), (3, 0), (3, 1)])
+def test_pos_embed_every_pair(shift: int, half_up: int) -> None:
     """Every 8-bit value of a token and of a position: 65,536 sums."""
-    p = PosEmbedParams(channels=256, simd=1, in_type=s(8), pos_type=s(8), out_type=s(8))
+    p = PosEmbedParams(channels=256, simd=1, in_type=s(8), pos_type=s(8),
+                       out_type=s(5 if shift else 8), shift=shift, half_up=half_up)  # fmt: skip
     pos = torch.arange(-128, 128).repeat(2, 1)
     x = torch.arange(-128, 128).reshape(-1, 1, 1).repeat(1, 1, 256)
     check("pos_embed", p, {"pos": pos}, [Stream.full(x)])
@@ -493,10 +570,12 @@ def test_gated_sum_every_token(b_type: IntType) -> None:
 
 
 @pytest.mark.parametrize("half_up", [0, 1])
-def test_layernorm_every_row(half_up: int, rng: torch.Generator) -> None:
+@pytest.mark.parametrize("table", [{}, {"entries": 11, "table_offset": -30, "table_shift": 3}])
+def test_layernorm_every_row(half_up: int, table: dict[str, int], rng: torch.Generator) -> None:
     """Three channels of 4-bit values: all 4,096 rows."""
     p = LayernormParams(channels=3, simd=1, in_type=s(4), out_type=s(4), mean_mult=21845,
-                        index_bits=4, rsqrt_type=u(12), shift=9, half_up=half_up)  # fmt: skip
+                        index_bits=4, rsqrt_type=u(12), shift=9, half_up=half_up,
+                        **table)  # fmt: skip
     constants, _ = load_core("layernorm").stimuli(rng, p, 1)
     values = torch.arange(-8, 8)
     rows = torch.cartesian_prod(values, values, values)
@@ -589,6 +668,19 @@ def test_nm_matmul_folding_does_not_change_a_value(rng: torch.Generator) -> None
 def test_nm_matmul_refuses(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         NmMatmulParams(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"entries": 1}, "a table has at least 2 entries"),
+        ({"entries": 8, "table_shift": -1}, "table_shift must not be negative"),
+        ({"entries": 8, "table_offset": 1 << 31}, "table_offset has 32 bits"),
+    ],
+)
+def test_layernorm_refuses(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        LayernormParams(**changes)
 
 
 @pytest.mark.parametrize("x", [s(4), u(4), s(5), u(3)])

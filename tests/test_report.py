@@ -38,6 +38,7 @@ def example_result() -> dict[str, Any]:
             "integer": 0.975,
             "images": 360,
         },
+        "pairs": list(PAIRS),
         "equal": {key: dict(pair) for key in PAIRS} | {"graph_rtl": pair | {"stalled": True}},
         "cycles": {"ii": 1234, "latency": 4100, "ii_predicted": 1230, "latency_predicted": 4050},
         "fps": 243112.0,

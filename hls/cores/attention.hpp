@@ -39,6 +39,12 @@ struct attention_config {
   static constexpr int mult_dsp = 0;
   static constexpr int kv_ram = 0;
   static constexpr int index_bits = 6;
+  static constexpr int recip_entries = 0;
+  static constexpr int near_offset = 0;
+  static constexpr int near_shift = 0;
+  static constexpr int far_offset = 0;
+  static constexpr int far_shift = 0;
+  static constexpr int far_prob_shift = 0;
 };
 
 /// Sizes and types that follow from an `attention_config`. A wide beat carries `simd` channels of each of the
@@ -59,6 +65,8 @@ struct attention_shape {
   static constexpr int sum_bits = Cfg::exp_bits + bits_for(groups * Cfg::n);
   static constexpr int acc_bits = Cfg::prob_bits + Cfg::v_bits + bits_for(groups * Cfg::n) + 1;
   static constexpr int scaled_bits = Cfg::exp_bits + Cfg::recip_bits + 1;
+  static constexpr int recip_words = Cfg::recip_entries > 0 ? 2 * Cfg::recip_entries : 1 << Cfg::index_bits;
+  static constexpr int most_places = Cfg::recip_entries > 0 ? Cfg::far_prob_shift : sum_bits;  // added to prob_shift
   typedef num<Cfg::q_bits, Cfg::q_signed> q_t;
   typedef operand<Cfg::q_bits, Cfg::q_signed> query_t;
   typedef operand<Cfg::k_bits, Cfg::k_signed> key_t;
@@ -400,6 +408,36 @@ groups:
   }
 }
 
+/// How the near segment of the reciprocals is addressed; one beyond its end stands for the far one.
+template <class Cfg>
+struct attention_near_index {
+  static constexpr int offset = Cfg::near_offset;
+  static constexpr int shift = Cfg::near_shift;
+  static constexpr int entries = Cfg::recip_entries + 1;
+};
+
+/// How the far segment is addressed.
+template <class Cfg>
+struct attention_far_index {
+  static constexpr int offset = Cfg::far_offset;
+  static constexpr int shift = Cfg::far_shift;
+  static constexpr int entries = Cfg::recip_entries;
+};
+
+/// Index of the reciprocal of a row's sum, and the shift that it asks for.
+template <class Cfg>
+normal attention_reciprocal(const ap_uint<attention_shape<Cfg>::sum_bits>& sum) {
+#pragma HLS INLINE  // adders and comparisons, or a shifter
+  if constexpr (Cfg::recip_entries == 0) {
+    return reciprocal_index<Cfg::index_bits>(sum);
+  } else {
+    const ap_int<attention_shape<Cfg>::sum_bits + 1> x = sum;
+    const int near = table_index<attention_near_index<Cfg>>(x);
+    if (near < Cfg::recip_entries) return {near, 0};
+    return {Cfg::recip_entries + table_index<attention_far_index<Cfg>>(x), Cfg::far_prob_shift};
+  }
+}
+
 /// Probabilities of a row's survivors, and the sum of their values.
 template <class Cfg>
 void attention_value(
@@ -409,13 +447,13 @@ void attention_value(
                                           [attention_shape<Cfg>::blocks * attention_shape<Cfg>::chunks]
                                           [attention_shape<Cfg>::lanes],
     hls::stream<int>& length, hls::stream<attention_tokens<Cfg, Cfg::out_bits>>& m_axis,
-    const rom<Cfg::recip_bits, Cfg::recip_signed> recip[1 << Cfg::index_bits]) {
+    const rom<Cfg::recip_bits, Cfg::recip_signed> recip[attention_shape<Cfg>::recip_words]) {
 #pragma HLS BIND_STORAGE variable=recip type=rom_np impl=lutram  // rows reads per cycle
   typedef attention_shape<Cfg> shape;
   typedef num<Cfg::recip_bits, Cfg::recip_signed> recip_t;
   // a negative prob_shift is taken out of the run-time shift
   constexpr int up = larger(0, -Cfg::prob_shift);
-  constexpr int most = larger(0, shape::sum_bits + Cfg::prob_shift + up);
+  constexpr int most = larger(0, shape::most_places + Cfg::prob_shift + up);
 
   length.read();  // the values of the frame are stored
   typename shape::prob_t prob[shape::rows][Cfg::n];
@@ -440,7 +478,7 @@ steps:
       reciprocals:
         for (int r = 0; r < shape::rows; r++) {
 #pragma HLS UNROLL  // rows side by side
-          const normal x = reciprocal_index<Cfg::index_bits>(get_lane<ap_uint<shape::sum_bits>>(sum, r));
+          const normal x = attention_reciprocal<Cfg>(get_lane<ap_uint<shape::sum_bits>>(sum, r));
           factor[r] = recip[x.index];
           places[r] = x.position + Cfg::prob_shift + up;
         }
@@ -506,7 +544,14 @@ steps:
 ///     p[j] = saturate(round_shift(e[j] * recip[i], l + prob_shift), prob_type)
 ///     y[d] = saturate(round_shift(sum_j p[j] v[j, d], shift), out_type)
 ///
-/// with `index_bits` for recip_bits. Keys and values of a frame are kept in ping-pong buffers, queries wait in a FIFO
+/// with `index_bits` for recip_bits; or, with `recip_entries`, by two segments of a table addressed linearly:
+///
+///     c = (sum(e) + near_offset) >> near_shift
+///     c < recip_entries:  i = max(c, 0), l = 0
+///     otherwise:  i = recip_entries + clamp((sum(e) + far_offset) >> far_shift, 0, recip_entries - 1),
+///                 l = far_prob_shift
+///
+/// Keys and values of a frame are kept in ping-pong buffers, queries wait in a FIFO
 /// while they fill. Then scores, exponentials and values are three processes a row apart from each other;
 /// II 1 per step, `ceil(tokens / m) * (head_dim / simd)` steps per `tp` queries and block of `heads_par` heads.
 /// \tparam Cfg an `attention_config`
@@ -516,7 +561,7 @@ void attention(hls::stream<beat<Cfg::simd * Cfg::q_bits>>& s_axis_q,
                hls::stream<beat<Cfg::simd * Cfg::v_bits>>& s_axis_v,
                hls::stream<beat<Cfg::simd * Cfg::out_bits>>& m_axis,
                const rom<Cfg::exp_bits, Cfg::exp_signed> exp[Cfg::exp_entries],
-               const rom<Cfg::recip_bits, Cfg::recip_signed> recip[1 << Cfg::index_bits]) {
+               const rom<Cfg::recip_bits, Cfg::recip_signed> recip[attention_shape<Cfg>::recip_words]) {
 #pragma HLS DATAFLOW  // frames and rows overlap; the arrays become ping-pong buffers
   typedef attention_shape<Cfg> shape;
   constexpr int heads = Cfg::heads_par;

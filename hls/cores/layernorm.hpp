@@ -18,6 +18,9 @@ struct layernorm_config {
   static constexpr int mean_mult = 8192;
   static constexpr int mean_shift = 16;
   static constexpr int index_bits = 5;
+  static constexpr int entries = 0;
+  static constexpr int table_offset = 0;
+  static constexpr int table_shift = 0;
   static constexpr int rsqrt_bits = 13;
   static constexpr int rsqrt_signed = 0;
   static constexpr int norm_shift = 2;
@@ -37,9 +40,18 @@ struct layernorm_shape {
   static constexpr int sum_bits = Cfg::in_bits + 1 + bits_for(Cfg::channels);
   static constexpr int diff_bits = Cfg::in_bits + 1;
   static constexpr int square_bits = 2 * diff_bits - 1 + bits_for(Cfg::channels);
-  static constexpr int norm_bits = Cfg::rsqrt_bits - Cfg::norm_shift + 2;
+  static constexpr int norm_bits = Cfg::rsqrt_bits - Cfg::norm_shift + (Cfg::entries > 0 ? diff_bits : 2);
+  static constexpr int rsqrt_words = Cfg::entries > 0 ? Cfg::entries : 4 << Cfg::index_bits;
   typedef num<Cfg::in_bits, Cfg::in_signed> in_t;
   typedef ap_int<diff_bits> diff_t;
+};
+
+/// Parameters of `table_index`.
+template <class Cfg>
+struct layernorm_table_config {
+  static constexpr int offset = Cfg::table_offset;
+  static constexpr int shift = Cfg::table_shift;
+  static constexpr int entries = Cfg::entries;
 };
 
 /// 1/sqrt of a token's sum of squares: table entry and exponent.
@@ -87,7 +99,7 @@ void layernorm_gains(hls::stream<beat<Cfg::simd * Cfg::in_bits>>& s_axis,
                      hls::stream<ap_int<Cfg::in_bits + 1>>& means,
                      hls::stream<beat<Cfg::simd * (Cfg::in_bits + 1)>>& m_axis,
                      hls::stream<layernorm_gain<Cfg>>& gains,
-                     const rom<Cfg::rsqrt_bits, Cfg::rsqrt_signed> rsqrt[4 << Cfg::index_bits]) {
+                     const rom<Cfg::rsqrt_bits, Cfg::rsqrt_signed> rsqrt[layernorm_shape<Cfg>::rsqrt_words]) {
   typedef layernorm_shape<Cfg> shape;
   ap_uint<shape::square_bits> squares = 0;
   ap_int<Cfg::in_bits + 1> mean = 0;
@@ -113,9 +125,14 @@ beats:
     last = x.last;
     at++;
     if (at == shape::beats) {
-      if (squares == 0) squares = 1;
-      const normal v = rsqrt_index<Cfg::index_bits>(squares);
-      gains.write({rsqrt[v.index], ap_uint<6>(v.position)});
+      if constexpr (Cfg::entries > 0) {
+        const ap_int<shape::square_bits + 1> v = squares;
+        gains.write({rsqrt[table_index<layernorm_table_config<Cfg>>(v)], 0});
+      } else {
+        if (squares == 0) squares = 1;
+        const normal v = rsqrt_index<Cfg::index_bits>(squares);
+        gains.write({rsqrt[v.index], ap_uint<6>(v.position)});
+      }
       at = 0;
     }
   }
@@ -134,7 +151,7 @@ void layernorm_scale(hls::stream<beat<Cfg::simd * (Cfg::in_bits + 1)>>& s_axis,
   typedef layernorm_shape<Cfg> shape;
   constexpr int product_bits = shape::diff_bits + Cfg::rsqrt_bits + 1;
   constexpr int affine_bits = larger(shape::norm_bits + Cfg::scale_bits + 1, Cfg::bias_bits + 1) + 1;
-  constexpr int most = shape::square_bits / 2 + Cfg::norm_shift;
+  constexpr int most = (Cfg::entries > 0 ? 0 : shape::square_bits / 2) + Cfg::norm_shift;
   layernorm_gain<Cfg> gain = {0, 0};
   int at = 0;
   bool last = false;
@@ -149,8 +166,8 @@ beats:
 #pragma HLS UNROLL  // lanes side by side
       const ap_int<product_bits> product =
           multiply<Cfg::mult_dsp>(get_lane<typename shape::diff_t>(x.data, i), gain.value);
-      const ap_int<shape::norm_bits> z =
-          round_shift<most, Cfg::half_up>(product, static_cast<int>(gain.exponent) + Cfg::norm_shift);
+      const int exponent = Cfg::entries > 0 ? 0 : static_cast<int>(gain.exponent);
+      const ap_int<shape::norm_bits> z = round_shift<most, Cfg::half_up>(product, exponent + Cfg::norm_shift);
       const ap_int<affine_bits> affine =
           multiply<Cfg::mult_dsp>(z, num<Cfg::scale_bits, Cfg::scale_signed>(scale[at * simd + i])) +
           num<Cfg::bias_bits, Cfg::bias_signed>(bias[at * simd + i]);
@@ -171,12 +188,16 @@ beats:
 ///     z    = round_shift(d * rsqrt[i], e + norm_shift)
 ///     y    = saturate(round_shift(z * scale[c] + bias[c], shift))
 ///
+/// With `entries` the table is addressed linearly, and then
+///
+///     i    = clamp((sum(d * d) + table_offset) >> table_shift, 0, entries - 1), e = 0
+///
 /// Three processes, a token apart from each other; II 1 per beat, latency 2 tokens and about 14 cycles.
 /// \tparam Cfg a `layernorm_config`
 template <class Cfg>
 void layernorm(hls::stream<beat<Cfg::simd * Cfg::in_bits>>& s_axis,
                hls::stream<beat<Cfg::simd * Cfg::out_bits>>& m_axis,
-               const rom<Cfg::rsqrt_bits, Cfg::rsqrt_signed> rsqrt[4 << Cfg::index_bits],
+               const rom<Cfg::rsqrt_bits, Cfg::rsqrt_signed> rsqrt[layernorm_shape<Cfg>::rsqrt_words],
                const rom<Cfg::scale_bits, Cfg::scale_signed> scale[Cfg::channels],
                const rom<Cfg::bias_bits, Cfg::bias_signed> bias[Cfg::channels]) {
 #pragma HLS DATAFLOW  // the processes work on three tokens at a time

@@ -17,9 +17,12 @@ struct pos_embed_config {
   static constexpr int pos_signed = 1;
   static constexpr int out_bits = 12;
   static constexpr int out_signed = 1;
+  static constexpr int shift = 0;
+  static constexpr int half_up = 0;
 };
 
-/// `y[0] = saturate(pos[0]); y[t] = saturate(x[t - 1] + pos[t])`: one token more leaves than came.
+/// `y[0] = saturate(round_shift(pos[0], shift)); y[t] = saturate(round_shift(x[t - 1] + pos[t], shift))`: one token more
+/// leaves than came.
 ///
 /// II 1 per output beat, latency 3.
 /// \tparam Cfg a `pos_embed_config`
@@ -45,7 +48,7 @@ beats:
     for (int i = 0; i < simd; i++) {
 #pragma HLS UNROLL  // lanes side by side
       const ap_int<width> sum = get_lane<in_t>(x.data, i) + num<Cfg::pos_bits, Cfg::pos_signed>(pos[token][at * simd + i]);
-      set_lane(y.data, i, saturate<Cfg::out_bits, Cfg::out_signed>(sum));
+      set_lane(y.data, i, saturate<Cfg::out_bits, Cfg::out_signed>(round_shift<Cfg::shift, Cfg::half_up>(sum)));
     }
     m_axis.write(y);
     last = x.last;

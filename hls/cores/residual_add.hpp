@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// \file
-/// Sum of two streams of the same frames.
+/// Sum of two streams of the same frames, one of them rescaled.
 #pragma once
 
 #include "../lib/axis.hpp"
@@ -21,9 +21,13 @@ struct residual_add_config {
   static constexpr int b_shift = 0;
   static constexpr int shift = 0;
   static constexpr int half_up = 0;
+  static constexpr int a_mult = 1;
+  static constexpr int a_mult_shift = 0;
+  static constexpr int mult_dsp = 0;
 };
 
-/// `y = saturate(round_shift((a << a_shift) + (b << b_shift), shift))` for every channel; `user` of a goes on.
+/// `a' = round_shift(a * a_mult, a_mult_shift); y = saturate(round_shift((a' << a_shift) + (b << b_shift), shift))` for
+/// every channel; `user` of a goes on.
 ///
 /// II 1 per beat, latency 3.
 /// \tparam Cfg a `residual_add_config`
@@ -33,7 +37,9 @@ void residual_add(hls::stream<beat<Cfg::simd * Cfg::a_bits>>& s_axis_a,
                   hls::stream<beat<Cfg::simd * Cfg::out_bits>>& m_axis) {
   typedef num<Cfg::a_bits, Cfg::a_signed> a_t;
   typedef num<Cfg::b_bits, Cfg::b_signed> b_t;
-  constexpr int width = larger(Cfg::a_bits + Cfg::a_shift, Cfg::b_bits + Cfg::b_shift) + 2;
+  constexpr int scaled_bits = Cfg::a_mult == 1 ? Cfg::a_bits + 1 : Cfg::a_bits + signed_bits_for(Cfg::a_mult);
+  constexpr int skip_bits = round_bits(scaled_bits, Cfg::a_mult_shift);
+  constexpr int width = larger(skip_bits + Cfg::a_shift, Cfg::b_bits + Cfg::b_shift + 1) + 1;
   bool last = false;
 beats:
   while (!last) {
@@ -44,7 +50,10 @@ beats:
   lanes:
     for (int i = 0; i < Cfg::simd; i++) {
 #pragma HLS UNROLL  // lanes side by side
-      const ap_int<width> wide_a = get_lane<a_t>(a.data, i);
+      ap_int<scaled_bits> scaled = get_lane<a_t>(a.data, i);
+      if constexpr (Cfg::a_mult != 1)
+        scaled = multiply<Cfg::mult_dsp>(get_lane<a_t>(a.data, i), ap_int<signed_bits_for(Cfg::a_mult)>(Cfg::a_mult));
+      const ap_int<width> wide_a = round_shift<Cfg::a_mult_shift, Cfg::half_up>(scaled);
       const ap_int<width> wide_b = get_lane<b_t>(b.data, i);
       const ap_int<width> sum = (wide_a << Cfg::a_shift) + (wide_b << Cfg::b_shift);
       set_lane(y.data, i, saturate<Cfg::out_bits, Cfg::out_signed>(round_shift<Cfg::shift, Cfg::half_up>(sum)));

@@ -47,6 +47,14 @@ class AttentionParams(CoreParams):
         p[j] = saturate(round_shift(e[j] * recip[i], l + prob_shift), prob_type)
         y[d] = saturate(round_shift(sum_j p[j] v[j, d], shift), out_type)
 
+    With ``recip_entries`` the table has two segments, each addressed linearly by the sum; that is
+    how HG-PIPE (Guo et al., ICCAD'24) normalises::
+
+        c = (sum(e) + near_offset) >> near_shift
+        c < recip_entries:  i = max(c, 0),  l = 0
+        otherwise:  i = recip_entries + clamp((sum(e) + far_offset) >> far_shift,
+                                              0, recip_entries - 1),  l = far_prob_shift
+
     Keys that do not survive contribute nothing. ``n = m`` is dense attention, m keys at a time.
     ``tp`` query tokens and ``heads_par`` heads are computed side by side, against the same words of
     K and V: the core takes ``ceil(tokens / m) * (head_dim / simd)`` steps for them, of ``m * simd``
@@ -81,6 +89,14 @@ class AttentionParams(CoreParams):
     mult_dsp: int = 0
     #: memories of k and v: 0: LUT RAM, 1: block RAM, 2: UltraRAM
     kv_ram: int = 0
+    #: 0: the reciprocal is addressed by the leading one, else entries of each of its two segments
+    recip_entries: int = 0
+    near_offset: int = 0
+    near_shift: int = 0
+    far_offset: int = 0
+    far_shift: int = 0
+    #: added to prob_shift in the far segment
+    far_prob_shift: int = 0
 
     def __post_init__(self) -> None:
         self.require(self.channels % self.heads == 0, "heads must divide channels")
@@ -91,6 +107,11 @@ class AttentionParams(CoreParams):
         self.require(1 <= self.n <= self.m, f"{self.n}:{self.m} is not an N:M pattern")
         self.require(0 <= self.exp_offset < 1 << self.exp_shift, "exp_offset must be < 2^exp_shift")
         self.require(not self.exp_type.signed and not self.prob_type.signed, "exp, prob: unsigned")
+        self.require(self.recip_entries >= 0, "recip_entries must not be negative")
+        shifts = (self.near_shift, self.far_shift, self.far_prob_shift)
+        self.require(min(shifts) >= 0, "shifts of the segments must not be negative")
+        offsets = (self.near_offset, self.far_offset)
+        self.require(max(map(abs, offsets)) < 1 << 31, "offsets of the segments must be < 2^31")
 
     @property
     def head_dim(self) -> int:
@@ -210,11 +231,17 @@ class AttentionParams(CoreParams):
         subs, slot = n // par, (m - 1).bit_length() if n < m else 0
         groups = -(-self.max_tokens // m)
         total = exp.bits + (groups * n - 1).bit_length()  # of a row's exponentials
-        position = max((total - 1).bit_length(), 1)
+        if self.recip_entries:  # two sums and their limits, table, choice of two shifts
+            position, places = 1, self.far_prob_shift
+            normal = 3 * total + 2 * (2 * self.recip_entries).bit_length()
+            normal += recip.bits * -(-self.recip_entries // 32)
+        else:
+            position, places = max((total - 1).bit_length(), 1), total - 1
+            normal = 2 * total + 45
         acc = prob.bits + v.bits + (not v.signed) + (groups * n - 1).bit_length()
         qk = q.bits + k.bits + (not q.signed and not k.signed)
         pv = prob.bits + v.bits + (not v.signed)
-        aligned = exp.bits + recip.bits + total - 1
+        aligned = (0.5 if self.recip_entries else 2.1) * (exp.bits + recip.bits + places)
 
         # products
         dsp = 0
@@ -225,7 +252,8 @@ class AttentionParams(CoreParams):
         if self.mult_dsp:
             dsp += simd * m * _is_dsp(q, k) + simd * n * _is_dsp(prob, v)
             dsp += par * _is_dsp(recip, exp)
-            score[0] = value[0] = scaled = multiples = 0
+            score[0], value[0], scaled = _rest(q, k), _rest(prob, v), _rest(recip, exp)
+            multiples = 0
         luts = m * (simd * score[0] + score[1]) + simd * (n * value[0] + value[1] + acc)
         luts += par * scaled + multiples
         # selection
@@ -239,13 +267,7 @@ class AttentionParams(CoreParams):
         luts += par * (
             (s + 2) * (1 + (subs > 2) * _multiplexer(subs)) + exp.bits * self.exp_entries / 80
         )
-        luts += (
-            s / 2
-            + 2 * total
-            + 45
-            + _tree(par, exp.bits)
-            + par * (2.1 * aligned + 2 * prob.bits + 15)
-        )
+        luts += s / 2 + normal + _tree(par, exp.bits) + par * (aligned + 2 * prob.bits + 15)
         luts += simd * (out.bits + 6)
         # buffers
         depths = self._depths()
@@ -292,6 +314,10 @@ class AttentionParams(CoreParams):
         slot = (m - 1).bit_length() if n < m else 0
         groups = -(-self.max_tokens // m)
         total = exp.bits + (groups * n - 1).bit_length()
+        carried = 3 * total + 60  # the sum, on its way to the reciprocal
+        if self.recip_entries:
+            shifts = self.near_shift, self.far_shift
+            carried = total + sum(max(1, total - shift) for shift in shifts) + 30
         acc = prob.bits + v.bits + (groups * n - 1).bit_length()
 
         def product(a: IntType, b: IntType) -> int:
@@ -306,7 +332,7 @@ class AttentionParams(CoreParams):
         row += m * (simd * product(q, k) + _tree(simd, qk + 1) + s)
         row += simd * (n * product(prob, v) + _tree(n, pv + 1) + acc + 2 * out.bits + 3)
         row += m * s if n == m else 2 * m * s + m * (m - 1) / 2 + n * (m + s + slot)
-        row += n * (s + 2 * slot + 2 * prob.bits + simd * v.bits) + 2 * s + 3 * total + 60
+        row += n * (s + 2 * slot + 2 * prob.bits + simd * v.bits) + 2 * s + carried
         row += par * (s + 3 * exp.bits + 3 * slot + recip.bits + total + 3 * prob.bits)
         data = 0 if self.kv_ram else self.heads_par * m * simd * (k.bits + v.bits)
         return self.tp * self.heads_par * row + data + 4 * simd * out.bits + 350
@@ -345,6 +371,11 @@ def _product(a: IntType, b: IntType) -> float:
 def _is_dsp(a: IntType, b: IntType) -> bool:
     """Open synthesis puts no product of fewer than nine bits into a DSP block."""
     return a.bits + b.bits >= 9 and min(a.bits, b.bits) > 1
+
+
+def _rest(a: IntType, b: IntType) -> int:
+    """LUTs of a product that is written as one and may have a DSP block."""
+    return 0 if _is_dsp(a, b) else a.bits * b.bits
 
 
 def _tree(terms: int, bits: int) -> int:
@@ -408,7 +439,8 @@ def survivors(score: Tensor, valid: Tensor, n: int, m: int) -> Tensor:
 
 
 def attention(p: AttentionParams, constants: Constants, q: Stream, k: Stream, v: Stream) -> Stream:
-    """Golden function. ``exp``: int64 ``[exp_entries]``, ``recip``: int64 ``[2^index_bits]``."""
+    """Golden function. ``exp``: int64 ``[exp_entries]``, ``recip``: int64 ``[2^index_bits]``, or
+    ``[2 * recip_entries]`` with the near segment first."""
     if not (torch.equal(q.length, k.length) and torch.equal(q.length, v.length)):
         raise ValueError("attention: q, k and v carry frames of different length")
     keep, prob = probabilities(p, constants, q, k)
@@ -432,7 +464,7 @@ class _Rows(NamedTuple):
     top: Tensor  # per row
     exp: Tensor
     recip: Tensor  # per row, index of the reciprocal
-    position: Tensor  # per row
+    position: Tensor  # per row, l of the formula
     scaled: Tensor
     prob: Tensor
 
@@ -446,10 +478,21 @@ def _softmax(p: AttentionParams, constants: Constants, q: Stream, k: Stream) -> 
     low = torch.iinfo(torch.int32).min
     top = torch.where(keep, score, low).amax(-1, keepdim=True)
     e = lookup(top - score, constants["exp"], p.exp_offset, p.exp_shift) * keep
-    index, position = reciprocal_index(e.sum(-1, keepdim=True), p.index_bits)
+    index, position = _reciprocal(p, e.sum(-1, keepdim=True))
     scaled = e * constants["recip"][index]
     prob = saturate(round_shift(scaled, position + p.prob_shift, bool(p.half_up)), p.prob_type)
     return _Rows(score, keep, top, e, index, position, scaled, prob)
+
+
+def _reciprocal(p: AttentionParams, total: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of the reciprocal of a sum of exponentials, and l."""
+    if not p.recip_entries:
+        return reciprocal_index(total, p.index_bits)
+    # one past the near segment's end is where the far one begins
+    near = ((total + p.near_offset) >> p.near_shift).clamp(0, p.recip_entries)
+    far = ((total + p.far_offset) >> p.far_shift).clamp(0, p.recip_entries - 1)
+    beyond = near == p.recip_entries
+    return near + far * beyond, p.far_prob_shift * beyond
 
 
 def _values(p: AttentionParams, prob: Tensor, v: Stream) -> Tensor:
@@ -490,15 +533,19 @@ def bins(
     score = torch.nn.functional.pad(rows.score, (0, pad))
     grouped = score.reshape(*score.shape[:-1], -1, p.m)
     stay, leave = groups.reshape(2, *grouped.shape)
-    far = torch.iinfo(torch.int64)
-    weakest = torch.where(stay, grouped, far.max).amin(-1)
-    tied = (weakest == torch.where(leave, grouped, far.min).amax(-1)) & leave.any(-1)
+    limits = torch.iinfo(torch.int64)
+    weakest = torch.where(stay, grouped, limits.max).amin(-1)
+    tied = (weakest == torch.where(leave, grouped, limits.min).amax(-1)) & leave.any(-1)
     alive = stay.sum(-1)
     absent = p.m - (stay | leave).sum(-1)
 
     distance = rows.top - rows.score + p.exp_offset
     entry = distance >> p.exp_shift
     total = rows.exp.sum(-1)
+    near = (total + p.near_offset) >> p.near_shift
+    far = (total + p.far_offset) >> p.far_shift
+    linear = torch.tensor(p.recip_entries > 0)
+    beyond = near >= p.recip_entries
     most = int(constants["exp"].max())
     shift = rows.position + p.prob_shift
     remainder = rows.scaled & ((1 << shift.clamp(min=0)) - 1)
@@ -508,7 +555,7 @@ def bins(
     y = _values(p, rows.prob * rows.keep, v)
     wide = round_shift(y, p.shift, bool(p.half_up))[v.valid()]
     step = 1 << max(p.shift, 0)
-    tie = (y[v.valid()] & (step - 1)) == step // 2 if p.shift > 0 else torch.zeros(1)
+    tie = ((y[v.valid()] & (step - 1)) == step // 2) & (p.shift > 0)
     up = (y[v.valid()] >> max(p.shift, 0)) & 1
 
     tail = (q.length - 1) % p.m + 1
@@ -535,8 +582,15 @@ def bins(
         "sum: largest": row(
             (total == most * survives) & (survives == -(-p.max_tokens // p.m) * p.n)
         ),
-        "sum: reciprocal index 0": row(rows.recip[..., 0] == 0),
-        "sum: reciprocal index of ones": row(rows.recip[..., 0] == (1 << p.index_bits) - 1),
+        "sum: reciprocal index 0": row(~linear & (rows.recip[..., 0] == 0)),
+        "sum: reciprocal index of ones": row(
+            ~linear & (rows.recip[..., 0] == (1 << p.index_bits) - 1)
+        ),
+        "sum: below the near segment": row(linear & (near < 0)),
+        "sum: in the near segment": row(linear & (near >= 0) & ~beyond),
+        "sum: below the far segment": row(linear & beyond & (far < 0)),
+        "sum: in the far segment": row(linear & beyond & (far >= 0) & (far < p.recip_entries)),
+        "sum: above the far segment": row(linear & beyond & (far >= p.recip_entries)),
         "probability: 0": int((keep & (rows.prob == 0)).sum()),
         "probability: largest": int((keep & (rows.prob == p.prob_type.max)).sum()),
         "probability: saturated": int((keep & (prob > p.prob_type.max)).sum()),
@@ -573,6 +627,24 @@ def exp_table(entries: int, step: float, t: IntType) -> Tensor:
     return torch.tensor([round(t.max * exp(-i * step)) for i in range(entries)])
 
 
+def segment_table(p: AttentionParams) -> Tensor:
+    """Reciprocals at the middle of every step of both segments, int64 ``[2 * recip_entries]``; the
+    first one is the type's largest value."""
+    most = p.recip_type.max
+    table: list[int] = []
+    unit = 0
+    for offset, shift, up in (
+        (p.near_offset, p.near_shift, 0),
+        (p.far_offset, p.far_shift, p.far_prob_shift),
+    ):
+        for i in range(p.recip_entries):
+            # no sum is less than the exponential of the maximum
+            x = max(p.exp_type.max, ((2 * i + 1) << shift) // 2 - offset)
+            unit = unit or most * x
+            table.append(min(most, (2 * (unit << up) + x) // (2 * x)))
+    return torch.tensor(table)
+
+
 def stimuli(
     rng: torch.Generator, p: AttentionParams, frames: int
 ) -> tuple[dict[str, Tensor], list[Stream]]:
@@ -595,7 +667,10 @@ def stimuli(
     qd = torch.where(kind == 4, p.q_type.min if p.q_type.signed else p.q_type.max, qd)
     flag = q.package
     streams = [Stream(d, length, flag).with_data(d) for d in (qd, kd, fit(v))]
-    recip = reciprocal_table(p.index_bits, p.recip_type.bits - 1)
+    if p.recip_entries:
+        recip = segment_table(p)
+    else:
+        recip = reciprocal_table(p.index_bits, p.recip_type.bits - 1)
     constants = {
         "exp": exp_table(p.exp_entries, 10 / p.exp_entries, p.exp_type),
         "recip": p.recip_type.check(recip, "recip"),

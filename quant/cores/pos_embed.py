@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sievit.quant.bins import frame_bins, hits, of, saturation_bins, value_bins
+from sievit.quant.bins import frame_bins, hits, of, rounding_bins, saturation_bins, value_bins
 from sievit.quant.itype import IntType
 from sievit.quant.memories import rom
 from sievit.quant.params import (
@@ -23,12 +23,15 @@ from sievit.quant.params import (
     pack,
     random_frames,
 )
-from sievit.quant.rounding import saturate
+from sievit.quant.rounding import round_shift, saturate
 
 
 @dataclass(frozen=True)
 class PosEmbedParams(CoreParams):
-    """``y[0] = saturate(pos[0]); y[t] = saturate(x[t - 1] + pos[t])``.
+    """The class token in front, a position on every token::
+
+        y[0] = saturate(round_shift(pos[0], shift))
+        y[t] = saturate(round_shift(x[t - 1] + pos[t], shift))
 
     One token more leaves than came.
     ``pos[0]`` holds class token + its position. ``max_tokens`` counts the input (patch) tokens.
@@ -39,9 +42,12 @@ class PosEmbedParams(CoreParams):
     in_type: IntType = IntType(12, True)
     pos_type: IntType = IntType(12, True)
     out_type: IntType = IntType(12, True)
+    shift: int = 0
+    half_up: int = 0
 
     def __post_init__(self) -> None:
         self.require(self.channels % self.simd == 0, "simd must divide channels")
+        self.require(self.shift >= 0, "shift must not be negative")
 
     def inputs(self) -> tuple[Port, ...]:
         return (Port("s_axis", self.channels, self.simd, self.in_type),)
@@ -64,7 +70,7 @@ class PosEmbedParams(CoreParams):
         return (tokens + 1) * (self.channels // self.simd)
 
     def head_latency(self, tokens: int) -> int:
-        return 4
+        return 4 + (self.shift > 0)
 
     def foldings(self) -> Iterator[dict[str, int]]:
         for simd in divisors(self.channels):
@@ -76,12 +82,24 @@ class PosEmbedParams(CoreParams):
         width = self.simd * self.pos_type.bits
         table = rom(depth, width)
         add = self.simd * max(self.in_type.bits, self.pos_type.bits)
+        rounding = self.rounding_resources()
         return Resources(
-            lut=add + 2 * self.simd * out + table.lut + 2 * depth.bit_length() + 4,
-            ff=2 * self.simd * self.in_type.bits + 3 * self.simd * out + table.ff
-            + 2 * depth.bit_length() + 12,
+            lut=add + 2 * self.simd * out + self.simd * rounding.lut + table.lut
+            + 2 * depth.bit_length() + 4,
+            ff=2 * self.simd * self.in_type.bits + 3 * self.simd * out + self.simd * rounding.ff
+            + table.ff + 2 * depth.bit_length() + 12,
             bram36=table.bram36,
         )  # fmt: skip
+
+    def rounding_resources(self) -> Resources:
+        """Of one lane: the sum has a register, of which half up needs the upper bits alone."""
+        if self.shift == 0:
+            return Resources()
+        total = max(self.in_type.bits, self.pos_type.bits) + 2
+        kept = max(total - self.shift, 1) + 1
+        if self.half_up:
+            return Resources(lut=kept + 3, ff=kept)
+        return Resources(lut=kept + 4 + self.shift // 5, ff=total)
 
 
 def pos_embed(p: PosEmbedParams, constants: Constants, x: Stream) -> Stream:
@@ -90,15 +108,20 @@ def pos_embed(p: PosEmbedParams, constants: Constants, x: Stream) -> Stream:
     pos = constants["pos"]
     data = torch.cat([torch.zeros(batch, 1, channels, dtype=torch.int64), x.data], 1)
     out = Stream(data, x.length + 1, x.package)
-    return out.with_data(saturate(data + pos[: tokens + 1], p.out_type))
+    total = round_shift(data + pos[: tokens + 1], p.shift, bool(p.half_up))
+    return out.with_data(saturate(total, p.out_type))
 
 
 def stimuli(
     rng: torch.Generator, p: PosEmbedParams, frames: int
 ) -> tuple[dict[str, Tensor], list[Stream]]:
-    """Random embedding and frames."""
+    """Random embedding and frames; with a shift, half of the class token are ties."""
     t = p.pos_type
     pos = torch.randint(t.min, t.max + 1, (p.max_tokens + 1, p.channels), generator=rng)
+    bit = p.shift - 1
+    if 0 <= bit < t.max.bit_length():
+        tie = torch.randint(0, 2, (p.channels,), generator=rng) == 0
+        pos[0] = torch.where(tie, (pos[0] >> bit | 1) << bit, pos[0])
     return {"pos": pos}, [random_frames(rng, p.inputs()[0], frames, p.max_tokens, True)]
 
 
@@ -108,13 +131,17 @@ def bins(p: PosEmbedParams, constants: Constants, x: Stream) -> dict[str, int]:
     pos = constants["pos"]
     shifted = torch.cat([torch.zeros(batch, 1, channels, dtype=torch.int64), x.data], 1)
     total = Stream(shifted + pos[: tokens + 1], x.length + 1, x.package)
-    later = of(Stream(total.data[:, 1:], x.length, x.package))
+    first, later = total.data[:, 0], of(Stream(total.data[:, 1:], x.length, x.package))
+    up = bool(p.half_up)
     return {
         **frame_bins(p, x),
         **value_bins("x", of(x), p.in_type),
         **value_bins("position", pos, p.pos_type),
-        **saturation_bins("class token", total.data[:, 0], p.out_type),
-        **saturation_bins("y", later, p.out_type),
+        "no shift": len(later) if p.shift == 0 else 0,
+        **rounding_bins("class token", first, p.shift),
+        **rounding_bins("y", later, p.shift),
+        **saturation_bins("class token", round_shift(first, p.shift, up), p.out_type),
+        **saturation_bins("y", round_shift(later, p.shift, up), p.out_type),
         "frame after a shorter one": hits(x.length[1:] > x.length[:-1]),
         "frame after a longer one": hits(x.length[1:] < x.length[:-1]),
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sum of two streams of the same frames."""
+"""Sum of two streams of the same frames, one of them rescaled."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sievit.quant.bins import frame_bins, hits, of, rounding_bins, saturation_bins, value_bins
 from sievit.quant.itype import IntType
+from sievit.quant.multiplier import BoothMult
 from sievit.quant.params import (
     Constants,
     CoreParams,
@@ -25,7 +26,10 @@ from sievit.quant.rounding import round_shift, saturate
 
 @dataclass(frozen=True)
 class ResidualAddParams(CoreParams):
-    """``y = saturate(round_shift((a << a_shift) + (b << b_shift), shift))`` for every channel.
+    """For every channel::
+
+        a' = round_shift(a * a_mult, a_mult_shift)
+        y  = saturate(round_shift((a' << a_shift) + (b << b_shift), shift))
 
     ``a`` is the skip connection: its ``tuser`` goes on.
     """
@@ -39,9 +43,39 @@ class ResidualAddParams(CoreParams):
     b_shift: int = 0
     shift: int = 0
     half_up: int = 0
+    a_mult: int = 1
+    a_mult_shift: int = 0
+    #: a' in 0: LUTs, 1: DSP blocks
+    mult_dsp: int = 0
 
     def __post_init__(self) -> None:
         self.require(self.channels % self.simd == 0, "simd must divide channels")
+        self.require(0 < self.a_mult < 1 << 31, "a_mult must have 1 to 31 bits")
+        bits = max(self.a_type.bits + self.multiplier().b, self.a_mult_shift)
+        self.require(not self.scaled or bits <= 61, "a * a_mult must have at most 61 bits")
+        self.require(self.a_mult_shift >= 0, "a_mult_shift must not be negative")
+
+    @property
+    def scaled(self) -> bool:
+        return (self.a_mult, self.a_mult_shift) != (1, 0)
+
+    @property
+    def skip_type(self) -> IntType:
+        """The smallest type of every a'."""
+        ends = torch.tensor([self.a_type.min, self.a_type.max]) * self.a_mult
+        low, high = round_shift(ends, self.a_mult_shift, bool(self.half_up)).tolist()
+        return IntType.fitting(low, high)
+
+    def multiplier(self) -> BoothMult:
+        """Factors of a'. Open synthesis makes a shift of a power of two."""
+        dsp = self.mult_dsp and self.a_mult.bit_count() > 1
+        x = self.a_type.bits + (not self.a_type.signed)
+        return BoothMult(x, self.a_mult.bit_length() + 1, dsp)
+
+    @property
+    def delay(self) -> int:
+        """Cycles of a'."""
+        return self.scaled + self.multiplier().in_dsp
 
     def inputs(self) -> tuple[Port, ...]:
         return (
@@ -56,34 +90,57 @@ class ResidualAddParams(CoreParams):
         return tokens * (self.channels // self.simd)
 
     def head_latency(self, tokens: int) -> int:
-        return 3
+        return 3 + self.delay
 
     def foldings(self) -> Iterator[dict[str, int]]:
         for simd in divisors(self.channels):
             yield {"simd": simd}
 
     def resources(self) -> Resources:
-        total = max(self.a_type.bits + self.a_shift, self.b_type.bits + self.b_shift) + 1
+        total = max(self.skip_type.bits + self.a_shift, self.b_type.bits + self.b_shift) + 1
         out = self.out_type.bits
+        skip = self.skip_resources()
         return Resources(
-            lut=self.simd * (total + 2 * out) + 8,  # sum, saturation, skid buffer
-            ff=self.simd * (total + 3 * out) + 12,
+            lut=self.simd * (total + 2 * out + skip.lut) + 8,  # sum, saturation, skid buffer
+            ff=self.simd * (total + 3 * out + skip.ff + self.delay * self.b_type.bits) + 12,
+            dsp=self.simd * skip.dsp,
         )
+
+    def skip_resources(self) -> Resources:
+        """a' of one lane, but not what b waits for it."""
+        if not self.scaled:
+            return Resources()
+        mult, skip, shift = self.multiplier(), self.skip_type.bits, self.a_mult_shift
+        # half up is a part of the product, half to even looks at all bits of it
+        even = shift > 0 and not self.half_up
+        lut, ff = (shift // 5 + 2, shift + skip) if even else (0, skip)
+        if mult.in_dsp:
+            return Resources(lut=lut, ff=ff + mult.a, dsp=1)
+        if self.a_mult.bit_count() > 1:  # rows of five bits of a, the first of six
+            rows = -(-max(mult.a - 1, 5) // 5)
+            lut += rows * mult.b + self.a_type.bits - (0 if even else 6)
+        return Resources(lut=lut, ff=ff)
 
 
 def residual_add(p: ResidualAddParams, constants: Constants, a: Stream, b: Stream) -> Stream:
     """Golden function. Raises ValueError if the two streams carry frames of different length."""
     if not torch.equal(a.length, b.length):
         raise ValueError("residual_add: the two inputs carry frames of different length")
-    total = (a.data << p.a_shift) + (b.data << p.b_shift)
+    skip = round_shift(a.data * p.a_mult, p.a_mult_shift, bool(p.half_up))
+    total = (p.skip_type.check(skip, "a'") << p.a_shift) + (b.data << p.b_shift)
     return a.with_data(saturate(round_shift(total, p.shift, bool(p.half_up)), p.out_type))
 
 
 def stimuli(
     rng: torch.Generator, p: ResidualAddParams, frames: int
 ) -> tuple[dict[str, Tensor], list[Stream]]:
-    """Random frames of equal lengths on both ports."""
+    """Random frames of equal lengths on both ports; some of a make ties of a'."""
     a = random_frames(rng, p.inputs()[0], frames, p.max_tokens, True)
+    # the lowest bit that decides on a tie: a_mult may be even
+    bit = p.a_mult_shift - (p.a_mult & -p.a_mult).bit_length()
+    if 0 <= bit < p.a_type.max.bit_length():
+        tie = torch.randint(0, 4, a.data.shape, generator=rng) == 0
+        a = a.with_data(torch.where(tie, (a.data >> bit | 1) << bit, a.data))
     b = random_frames(rng, p.inputs()[1], frames, p.max_tokens)
     other = torch.zeros(*a.data.shape[:2], p.channels, dtype=torch.int64)
     shared = min(a.data.shape[1], b.data.shape[1])
@@ -94,7 +151,9 @@ def stimuli(
 def bins(p: ResidualAddParams, constants: Constants, a: Stream, b: Stream) -> dict[str, int]:
     """Functional bins: name -> how often these frames hit it."""
     x, z = of(a), of(b)
-    total = (x << p.a_shift) + (z << p.b_shift)
+    scaled = x * p.a_mult
+    skip = round_shift(scaled, p.a_mult_shift, bool(p.half_up))
+    total = (skip << p.a_shift) + (z << p.b_shift)
     y = round_shift(total, p.shift, bool(p.half_up))
     tokens = len(x)
     return {
@@ -104,6 +163,11 @@ def bins(p: ResidualAddParams, constants: Constants, a: Stream, b: Stream) -> di
         "sum of the two least values": hits((x == p.a_type.min) & (z == p.b_type.min)),
         "sum of the two greatest values": hits((x == p.a_type.max) & (z == p.b_type.max)),
         "sum of opposite values": hits((total == 0) & (x != 0)),
+        "a as it is": 0 if p.scaled else tokens,
+        "a scaled up": hits(skip.abs() > x.abs()),
+        "a scaled down": hits(skip.abs() < x.abs()),
+        "a scaled to zero": hits((skip == 0) & (x != 0)),
+        **rounding_bins("a scaled", scaled, p.a_mult_shift),
         "shift to the left": tokens if p.shift < 0 else 0,
         "no shift": tokens if p.shift == 0 else 0,
         "shift to the right": tokens if p.shift > 0 else 0,

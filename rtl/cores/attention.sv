@@ -10,6 +10,13 @@
 ///   p[j] = saturate(round_shift(e[j] * recip[i], l + ProbShift))
 ///   y[d] = saturate(round_shift(sum_j p[j] * v[j][d], Shift))
 ///
+/// With RecipEntries the reciprocal is addressed linearly instead, in two segments:
+///
+///   c = (sum(e) + NearOffset) >> NearShift
+///   c < RecipEntries:  i = max(c, 0), l = 0
+///   otherwise:  i = RecipEntries + clamp((sum(e) + FarOffset) >> FarShift, 0, RecipEntries - 1),
+///               l = FarProbShift
+///
 /// N = M is dense attention. Streams: q, k and v of one frame have the same number of tokens,
 /// Channels / Simd beats each, head-major; so has the output. K and V are double-buffered per
 /// frame, q waits for K.
@@ -68,9 +75,17 @@ module attention #(
     parameter bit MultDsp = 0,
     // Memories of K and V: 0: LUT RAM, 1: block RAM, 2: UltraRAM.
     parameter int unsigned KvRam = 0,
+    // 0: the reciprocal is addressed by the leading one, else entries of each of its two segments.
+    parameter int unsigned RecipEntries = 0,
+    parameter int NearOffset = 0,
+    parameter int unsigned NearShift = 0,
+    parameter int FarOffset = 0,
+    parameter int unsigned FarShift = 0,
+    // Added to ProbShift in the far segment.
+    parameter int unsigned FarProbShift = 0,
     // ExpEntries words.
     parameter ExpFile = "",
-    // 2^IndexBits words.
+    // 2^IndexBits or 2 * RecipEntries words.
     parameter RecipFile = ""
 ) (
     input  logic clk_i,
@@ -108,6 +123,11 @@ module attention #(
 
   function automatic int unsigned larger(int unsigned a, int unsigned b);
     larger = a > b ? a : b;
+  endfunction
+
+  // Bits of a signed number up to the size of x.
+  function automatic int unsigned signed_bits(int x);
+    signed_bits = $clog2((x < 0 ? -x : x) + 1) + 1;
   endfunction
 
   // Least divisor of N that keeps the softmax as fast as the products.
@@ -150,8 +170,15 @@ module attention #(
   localparam int unsigned EntryBits = bits_for(ExpEntries);
   localparam int unsigned ExpPartBits = ExpBits + $clog2(Par);
   localparam int unsigned SumBits = ExpBits + $clog2(MaxGroups * N);
-  localparam int unsigned PosMax = SumBits - 1;
-  localparam int unsigned PosBits = bits_for(SumBits);
+  // The largest l, and what tells l: the position of the leading one, or whether the segment is the far one.
+  localparam int unsigned PosMax = RecipEntries > 0 ? FarProbShift : SumBits - 1;
+  localparam int unsigned PosBits = RecipEntries > 0 ? 1 : bits_for(SumBits);
+  localparam int unsigned RecipWords = RecipEntries > 0 ? 2 * RecipEntries : 1 << IndexBits;
+  localparam int unsigned RecipIndexBits = RecipEntries > 0 ? $clog2(2 * RecipEntries) : IndexBits;
+  // The sum moved by an offset, and numbers of entries: signed.
+  localparam int unsigned EndBits = signed_bits(int'(RecipEntries));
+  localparam int unsigned NearBits = larger(larger(SumBits + 1, signed_bits(NearOffset)) + 1, EndBits);
+  localparam int unsigned FarBits = larger(larger(SumBits + 1, signed_bits(FarOffset)) + 1, EndBits);
   localparam int unsigned ScaledBits = ExpBits + RecipBits;
   localparam int unsigned AlignedBits = ScaledBits + PosMax;
   localparam int unsigned PvBits = ProbBits + VBits + (VSigned ? 0 : 1);
@@ -192,12 +219,12 @@ module attention #(
   if (ExpSigned || RecipSigned || ProbSigned) begin : gen_bad_sign
     $error("attention: exp, recip and prob must be unsigned");
   end
-  if (AlignedBits > 62 || AccBits > 62) begin : gen_bad_width
+  if (AlignedBits > 62 || int'(ScaledBits) - ProbShift > 62 || AccBits > 62) begin : gen_bad_width
     $error("attention: an intermediate value needs more than 62 bits");
   end
 
   logic [ExpBits-1:0] exp_rom [ExpEntries];
-  logic [RecipBits-1:0] recip_rom [1 << IndexBits];
+  logic [RecipBits-1:0] recip_rom [RecipWords];
   initial begin
     if (ExpFile != "") $readmemh(ExpFile, exp_rom);
     if (RecipFile != "") $readmemh(RecipFile, recip_rom);
@@ -864,9 +891,9 @@ module attention #(
     logic [Par-1:0][ExpBits-1:0] x4_exp_q;
     logic [Par*SlotBits-1:0] x2_slot_q, x3_slot_q, x4_slot_q;
     logic [ExpPartBits-1:0] exp_part;
-    logic [SumBits-1:0] sum_q, sum1_q;
-    logic [PosBits-1:0] sum_pos, pos1_q, pos2_q, pos3_q;
-    logic [IndexBits-1:0] index2_q;
+    logic [SumBits-1:0] sum_q;
+    logic [PosBits-1:0] pos2_q, pos3_q;
+    logic [RecipIndexBits-1:0] index2_q;
     logic [RecipBits-1:0] recip3_q;
 
     always_ff @(posedge clk_i) begin
@@ -904,21 +931,45 @@ module attention #(
         .sum_o(exp_part)
     );
 
-    always_comb begin
-      sum_pos = '0;
-      for (int unsigned b = 0; b < SumBits; b++) if (sum_q[b]) sum_pos = PosBits'(b);
-    end
-
     always_ff @(posedge clk_i) begin
       if (x_valid_q[SumAt-1]) begin
         sum_q <= SumBits'(exp_part) + (x_flags_q[SumAt-1].first ? '0 : sum_q);
       end
-      sum1_q <= sum_q;
-      pos1_q <= sum_pos;
-      pos2_q <= pos1_q;
-      index2_q <= IndexBits'(num_pkg::reciprocal_index(64'(sum1_q), 32'(pos1_q), IndexBits));
       pos3_q <= pos2_q;
       recip3_q <= recip_rom[index2_q];
+    end
+
+    if (RecipEntries == 0) begin : gen_leading_one
+      logic [SumBits-1:0] sum1_q;
+      logic [PosBits-1:0] sum_pos, pos1_q;
+
+      always_comb begin
+        sum_pos = '0;
+        for (int unsigned b = 0; b < SumBits; b++) if (sum_q[b]) sum_pos = PosBits'(b);
+      end
+
+      always_ff @(posedge clk_i) begin
+        sum1_q <= sum_q;
+        pos1_q <= sum_pos;
+        pos2_q <= pos1_q;
+        index2_q <= IndexBits'(num_pkg::reciprocal_index(64'(sum1_q), 32'(pos1_q), IndexBits));
+      end
+    end else begin : gen_segments
+      logic signed [NearBits-1:0] near1_q;
+      logic signed [FarBits-1:0] far1_q;
+      logic beyond;
+
+      assign beyond = near1_q >= signed'(NearBits'(RecipEntries));
+
+      always_ff @(posedge clk_i) begin
+        near1_q <= signed'(NearBits'(sum_q) + NearBits'(NearOffset)) >>> NearShift;
+        far1_q <= signed'(FarBits'(sum_q) + FarBits'(FarOffset)) >>> FarShift;
+        pos2_q <= beyond;
+        if (!beyond) index2_q <= near1_q < 0 ? '0 : RecipIndexBits'(near1_q);
+        else if (far1_q < 0) index2_q <= RecipIndexBits'(RecipEntries);
+        else if (far1_q >= signed'(FarBits'(RecipEntries))) index2_q <= RecipIndexBits'(RecipWords - 1);
+        else index2_q <= RecipIndexBits'(RecipEntries) + RecipIndexBits'(far1_q);
+      end
     end
 
     (* ram_style = "distributed" *) logic [ExpWordBits-1:0] exp_mem [1 << ExpPtrBits];
@@ -977,10 +1028,20 @@ module attention #(
 
       assign floor = quotient(64'(p_aligned_q[k]), int'(PosMax) + ProbShift);
 
+      // a left shift by PosMax - l, so that the rounding shift is a constant
+      if (RecipEntries == 0) begin : gen_leading_one
+        always_ff @(posedge clk_i) begin
+          p_aligned_q[k] <= AlignedBits'(scaled[ScaledBits-1:0])
+                            << (PosBits'(PosMax) - p_pos_q[ScaledAt]);
+        end
+      end else begin : gen_segments
+        always_ff @(posedge clk_i) begin
+          p_aligned_q[k] <= p_pos_q[ScaledAt][0] ? AlignedBits'(scaled[ScaledBits-1:0])
+                                                 : AlignedBits'(scaled[ScaledBits-1:0]) << PosMax;
+        end
+      end
+
       always_ff @(posedge clk_i) begin
-        // a left shift by PosMax - l, so that the rounding shift is a constant
-        p_aligned_q[k] <= AlignedBits'(scaled[ScaledBits-1:0])
-                          << (PosBits'(PosMax) - p_pos_q[ScaledAt]);
         p_floor_q[k] <= ProbBits'(floor);
         p_up_q[k] <= round_up(64'(p_aligned_q[k]), int'(PosMax) + ProbShift);
         p_high_q[k] <= floor >= (64'sd1 << ProbBits) - 64'sd1;

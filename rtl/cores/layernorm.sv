@@ -7,6 +7,10 @@
 ///   z    = round_shift((x - mean) * rsqrt[i], e + NormShift)      with v / 4^e in [1, 4)
 ///   y    = saturate(round_shift(z * scale[c] + bias[c], Shift))
 ///
+/// With Entries the table is addressed linearly, and then
+///
+///   i    = clamp((sum((x - mean)^2) + TableOffset) >> TableShift, 0, Entries - 1), e = 0
+///
 /// The two forms of v are the same integer, so one pass over a token yields both sums.
 ///
 /// Streams: one token is Channels / Simd beats in and as many beats out; tuser and tlast follow
@@ -28,6 +32,11 @@ module layernorm #(
     parameter int unsigned MeanShift = 16,
     // Bits below the leading one that address the table.
     parameter int unsigned IndexBits = 5,
+    // Of a table addressed linearly, 0: it is addressed by the leading one.
+    parameter int unsigned Entries = 0,
+    // Added to v before the shift.
+    parameter int TableOffset = 0,
+    parameter int unsigned TableShift = 0,
     parameter int unsigned RsqrtBits = 13,
     parameter int unsigned RsqrtSigned = 0,
     parameter int unsigned NormShift = 2,
@@ -40,7 +49,7 @@ module layernorm #(
     parameter int unsigned HalfUp = 0,
     // Multipliers in 0: LUTs, 1: DSP blocks.
     parameter int unsigned MultDsp = 0,
-    // 4 * 2^IndexBits entries.
+    // 4 * 2^IndexBits entries, or Entries.
     parameter RsqrtFile = "",
     // Channels / Simd words of Simd values each.
     parameter ScaleFile = "",
@@ -83,16 +92,20 @@ module layernorm #(
   // C * mean differs from sum(x) by the rounding of the mean alone.
   localparam int unsigned CrossBits = SumBits + 2;
   localparam int unsigned DiffBits = InBits + 1;
-  // v <= C * 4^InBits; its terms are taken modulo 2^VBits.
-  localparam int unsigned VBits = 2 * InBits + $clog2(Channels) + 1;
-  localparam int unsigned ExpMax = (VBits - 1) / 2;
+  // v <= C * 4^InBits; its terms are taken modulo 2^VBits. For a linear table it is v + TableOffset,
+  // signed: the sum of the squares starts at TableOffset.
+  localparam bit Linear = Entries != 0;
+  localparam longint Offset = Linear ? longint'(TableOffset) : 0;
+  localparam longint OffsetSize = (Offset < 0) ? -Offset : Offset;
+  localparam int unsigned VBits = Linear
+      ? $clog2((longint'(Channels) << (2 * InBits)) + OffsetSize + 1) + 1
+      : 2 * InBits + $clog2(Channels) + 1;
+  localparam int unsigned ExpMax = Linear ? 0 : (VBits - 1) / 2;
   localparam int unsigned ExpBits = $clog2(ExpMax + 1);
-  // The leading one is found in two steps, among groups of 8 bits (4 exponents) and inside one.
-  localparam int unsigned Groups = (VBits + 7) / 8;
-  localparam int unsigned GroupBits = (Groups > 1) ? $clog2(Groups) : 1;
-  localparam int unsigned WindowBits = 8 + IndexBits;
+  localparam int unsigned RsqrtWords = Linear ? Entries : 4 << IndexBits;
+  localparam int unsigned WordBits = $clog2(RsqrtWords);
   localparam int unsigned RBits = RsqrtBits + ((RsqrtSigned != 0) ? 0 : 1);
-  localparam int unsigned NormBits = RsqrtBits - NormShift + 2;
+  localparam int unsigned NormBits = RsqrtBits - NormShift + (Linear ? DiffBits : 2);
   localparam int unsigned NormProductBits = DiffBits + RBits;
   localparam int unsigned AlignedBits = NormProductBits + ExpMax;
   localparam int unsigned SBits = ScaleBits + ((ScaleSigned != 0) ? 0 : 1);
@@ -107,8 +120,8 @@ module layernorm #(
   localparam int unsigned AffineLatency = latency_of(NormBits, SBits);
   // From a token's last beat to its statistics; from a beat leaving the FIFO to the core's output.
   localparam int unsigned Sums = SquareLatency + $clog2(Simd);
-  localparam int unsigned Statistics = Sums + MeanLatency + CrossLatency + 9;
-  localparam int unsigned Normalise = NormLatency + AffineLatency + 5;
+  localparam int unsigned Statistics = Sums + MeanLatency + CrossLatency + (Linear ? 7 : 9);
+  localparam int unsigned Normalise = NormLatency + AffineLatency + (Linear ? 4 : 5);
 
   // A beat waits until the statistics of its token are known.
   localparam int unsigned FifoBits = $clog2(Beats + Statistics);
@@ -119,14 +132,18 @@ module layernorm #(
   if (Channels % Simd != 0) begin : gen_bad_simd
     $error("layernorm: Simd must divide Channels");
   end
-  if (AlignedBits > 63 || AffineBits > 63 || SumBits + MultBits > 63) begin : gen_bad_width
+  if (VBits > 63 || AlignedBits > 63 || AffineBits > 63 || SumBits + MultBits > 63)
+  begin : gen_bad_width
     $error("layernorm: an intermediate value needs more than 63 bits");
+  end
+  if (Entries == 1) begin : gen_bad_table
+    $error("layernorm: a table has at least 2 entries");
   end
   if (MaxTokens == 0 || RsqrtSigned != 0) begin : gen_bad_range
     $error("layernorm: MaxTokens must be positive and the 1/sqrt table unsigned");
   end
 
-  logic [RsqrtBits-1:0] rsqrt_rom [4 << IndexBits];
+  logic [RsqrtBits-1:0] rsqrt_rom [RsqrtWords];
   logic [Simd*ScaleBits-1:0] scale_rom [Beats];
   logic [Simd*BiasBits-1:0] bias_rom [Beats];
   // Without files it can be elaborated; no bench simulates that.
@@ -185,15 +202,10 @@ module layernorm #(
   logic signed [MeanBits-1:0] f_mean_q;
   logic signed [CrossBits-1:0] g_cross, g_cross_q;
   logic [VBits-1:0] h_cross;
-  logic [VBits-1:0] i_v_q, j_v_q;
-  logic [8*Groups-1:0] i_v, j_v;
-  logic [Groups-1:0] i_any;
-  logic [GroupBits-1:0] i_group, j_group_q, k_group_q;
-  logic [WindowBits-1:0] k_window_q;
-  logic [1:0] k_place;
-  logic [ExpBits-1:0] l_exp_q, m_exp_q;
-  logic [IndexBits+1:0] l_index_q;
+  logic [VBits-1:0] i_v_q;
+  logic [WordBits-1:0] l_index_q;
   logic [RsqrtBits-1:0] m_rsqrt_q;
+  logic [ExpBits+RsqrtBits-1:0] m_gain;  // ExpMax - e, 1 / sqrt
 
   always_ff @(posedge clk_i) begin
     if (!rst_ni) begin
@@ -252,14 +264,14 @@ module layernorm #(
   always_ff @(posedge clk_i) begin
     if (valid_sr_q[Sums-1]) begin
       d_sum_q <= c_sum + (first_sr_q[Sums-1] ? '0 : d_sum_q);
-      d_square_q <= c_square + (first_sr_q[Sums-1] ? '0 : d_square_q);
+      d_square_q <= c_square + (first_sr_q[Sums-1] ? VBits'(Offset) : d_square_q);
     end
   end
 
   // ---- Mean, v and 1 / sqrt(v), once per token -----------------------------------------------
   localparam int unsigned SumWait = MeanLatency + 1;
   localparam int unsigned SquareWait = MeanLatency + CrossLatency + 2;
-  localparam int unsigned MeanWait = CrossLatency + 6;
+  localparam int unsigned MeanWait = CrossLatency + (Linear ? 4 : 6);
   logic [SumWait:0][SumBits-1:0] sum_sr;
   logic [SquareWait:0][VBits-1:0] square_sr;
   logic [MeanWait:0][MeanBits-1:0] mean_sr;
@@ -304,34 +316,63 @@ module layernorm #(
     .p_o(h_cross)
   );
 
-  assign i_v = (8 * Groups)'(i_v_q);
-  assign j_v = (8 * Groups)'(j_v_q);
-
-  always_comb begin
-    i_group = '0;
-    for (int unsigned g = 0; g < Groups; g++) begin
-      i_any[g] = i_v[8*g +: 8] != '0;
-      if (i_any[g]) i_group = GroupBits'(g);
-    end
-    k_place = '0;
-    for (int unsigned i = 0; i < 4; i++) begin
-      if (k_window_q[IndexBits+2*i +: 2] != '0) k_place = 2'(i);
-    end
-  end
-
   always_ff @(posedge clk_i) begin
     f_mean_q <= MeanBits'(num_pkg::round_shift(64'(e_product), int'(MeanShift), HalfUp != 0));
     g_cross_q <= g_cross;
     i_v_q <= square_sr[SquareWait] + h_cross;
-    j_group_q <= i_group;
-    // v = 0 counts as 1
-    j_v_q <= i_v_q | VBits'(i_any == '0);
-    k_group_q <= j_group_q;
-    k_window_q <= WindowBits'({j_v, IndexBits'(0)} >> {j_group_q, 3'd0});
-    l_exp_q <= ExpBits'({k_group_q, k_place});
-    l_index_q <= (IndexBits + 2)'(k_window_q >> {k_place, 1'b0});
-    m_exp_q <= ExpBits'(ExpMax) - l_exp_q;
     m_rsqrt_q <= rsqrt_rom[l_index_q];
+  end
+
+  if (Linear) begin : gen_linear
+    logic [WordBits:0] i_index;  // a bit more than it takes: Entries - 1 may be all ones
+
+    assign i_index = (WordBits + 1)'(
+        num_pkg::saturate(64'(signed'(i_v_q)) >>> TableShift, int'(WordBits), 1'b0));
+    assign m_gain = m_rsqrt_q;
+
+    always_ff @(posedge clk_i) begin
+      l_index_q <= WordBits'(
+          (i_index > (WordBits + 1)'(Entries - 1)) ? (WordBits + 1)'(Entries - 1) : i_index);
+    end
+  end else begin : gen_leading_one
+    // found in two steps, among groups of 8 bits (4 exponents) and inside one
+    localparam int unsigned Groups = (VBits + 7) / 8;
+    localparam int unsigned GroupBits = (Groups > 1) ? $clog2(Groups) : 1;
+    localparam int unsigned WindowBits = 8 + IndexBits;
+    logic [VBits-1:0] j_v_q;
+    logic [8*Groups-1:0] i_v, j_v;
+    logic [Groups-1:0] i_any;
+    logic [GroupBits-1:0] i_group, j_group_q, k_group_q;
+    logic [WindowBits-1:0] k_window_q;
+    logic [1:0] k_place;
+    logic [ExpBits-1:0] l_exp_q, m_exp_q;
+
+    assign i_v = (8 * Groups)'(i_v_q);
+    assign j_v = (8 * Groups)'(j_v_q);
+    assign m_gain = {m_exp_q, m_rsqrt_q};
+
+    always_comb begin
+      i_group = '0;
+      for (int unsigned g = 0; g < Groups; g++) begin
+        i_any[g] = i_v[8*g +: 8] != '0;
+        if (i_any[g]) i_group = GroupBits'(g);
+      end
+      k_place = '0;
+      for (int unsigned i = 0; i < 4; i++) begin
+        if (k_window_q[IndexBits+2*i +: 2] != '0) k_place = 2'(i);
+      end
+    end
+
+    always_ff @(posedge clk_i) begin
+      j_group_q <= i_group;
+      // v = 0 counts as 1
+      j_v_q <= i_v_q | VBits'(i_any == '0);
+      k_group_q <= j_group_q;
+      k_window_q <= WindowBits'({j_v, IndexBits'(0)} >> {j_group_q, 3'd0});
+      l_exp_q <= ExpBits'({k_group_q, k_place});
+      l_index_q <= WordBits'(k_window_q >> {k_place, 1'b0});
+      m_exp_q <= ExpBits'(ExpMax) - l_exp_q;
+    end
   end
 
   // ---- Statistics of the tokens that wait ----------------------------------------------------
@@ -339,16 +380,15 @@ module layernorm #(
   logic [MeanBits+ExpBits+RsqrtBits-1:0] stat_mem [StatDepth];
   logic stat_push, stat_valid, stat_pop;
   logic signed [MeanBits-1:0] stat_mean;
-  logic [ExpBits-1:0] stat_shift;  // ExpMax - e
-  logic [RsqrtBits-1:0] stat_rsqrt;
+  logic [ExpBits+RsqrtBits-1:0] stat_gain;
 
   assign stat_push = valid_sr_q[Statistics-2];
   assign stat_valid = stat_wr_q != stat_rd_q;
-  assign {stat_mean, stat_shift, stat_rsqrt} = stat_mem[stat_rd_q[StatBits-1:0]];
+  assign {stat_mean, stat_gain} = stat_mem[stat_rd_q[StatBits-1:0]];
 
   always_ff @(posedge clk_i) begin
     if (stat_push) begin
-      stat_mem[stat_wr_q[StatBits-1:0]] <= {mean_sr[MeanWait], m_exp_q, m_rsqrt_q};
+      stat_mem[stat_wr_q[StatBits-1:0]] <= {mean_sr[MeanWait], m_gain};
     end
   end
 
@@ -363,7 +403,8 @@ module layernorm #(
   end
 
   // ---- Second pass: normalise, scale, requantise ---------------------------------------------
-  localparam int unsigned Aligned = NormLatency + 2;  // stages up to the aligned product
+  // stages before the aligned product; without exponents it is the product itself
+  localparam int unsigned Aligned = NormLatency + (Linear ? 1 : 2);
   logic enable;
   // the copy of the counter keeps its increment out of the ROMs' logic
   logic [BeatBits-1:0] out_beat_q, affine_beat_q, affine_addr_q;
@@ -372,10 +413,9 @@ module layernorm #(
   logic [Simd*InBits+1:0] o_beat_q;
   logic signed [MeanBits-1:0] o_mean_q;
   logic [RsqrtBits-1:0] o_rsqrt_q, p_rsqrt_q;
-  logic [NormLatency+1:0][ExpBits-1:0] shift_sr;
   logic signed [DiffBits-1:0] p_diff_q [Simd];
   logic signed [NormProductBits-1:0] q_product [Simd];
-  logic signed [AlignedBits-1:0] r_aligned_q [Simd];
+  logic signed [AlignedBits-1:0] r_aligned [Simd];
   logic signed [NormBits-1:0] s_norm_q [Simd];
   logic [Simd*ScaleBits-1:0] s_scale_q;
   logic [Simd*BiasBits-1:0] s_bias_q;
@@ -402,9 +442,8 @@ module layernorm #(
   always_ff @(posedge clk_i) begin
     if (enable) begin
       o_mean_q <= stat_mean;
-      o_rsqrt_q <= stat_rsqrt;
+      o_rsqrt_q <= stat_gain[RsqrtBits-1:0];
       p_rsqrt_q <= o_rsqrt_q;
-      shift_sr <= {shift_sr[NormLatency:0], stat_shift};
       {user_q, last_q} <= {user_q[Normalise-3:0], o_beat_q[Simd*InBits+1],
                            last_q[Normalise-3:0], o_beat_q[Simd*InBits]};
       affine_addr_q <= affine_beat_q;
@@ -418,14 +457,29 @@ module layernorm #(
     if (enable) o_beat_q <= fifo_mem[fifo_rd_q[FifoBits-1:0]];
   end
 
+  if (Linear) begin : gen_product
+    assign r_aligned = q_product;
+  end else begin : gen_align
+    logic [NormLatency+1:0][ExpBits-1:0] shift_sr;
+
+    always_ff @(posedge clk_i) begin
+      if (enable) shift_sr <= {shift_sr[NormLatency:0], stat_gain[RsqrtBits +: ExpBits]};
+    end
+
+    for (genvar l = 0; l < Simd; l++) begin : gen_lane
+      // A left shift by ExpMax - e, so that the rounding shift is a constant.
+      always_ff @(posedge clk_i) begin
+        if (enable) r_aligned[l] <= AlignedBits'(q_product[l]) << shift_sr[NormLatency+1];
+      end
+    end
+  end
+
   for (genvar l = 0; l < Simd; l++) begin : gen_lane
     always_ff @(posedge clk_i) begin
       if (enable) begin
         p_diff_q[l] <= DiffBits'(MeanBits'(x_lane(o_beat_q[Simd*InBits-1:0], l)) - o_mean_q);
-        // A left shift by ExpMax - e, so that the rounding shift is a constant.
-        r_aligned_q[l] <= AlignedBits'(q_product[l]) << shift_sr[NormLatency+1];
         s_norm_q[l] <= NormBits'(
-            num_pkg::round_shift(64'(r_aligned_q[l]), int'(ExpMax + NormShift), HalfUp != 0));
+            num_pkg::round_shift(64'(r_aligned[l]), int'(ExpMax + NormShift), HalfUp != 0));
         u_out_q[l*OutBits +: OutBits] <= OutBits'(num_pkg::saturate(
             num_pkg::round_shift(64'(t_affine[l]), Shift, HalfUp != 0), OutBits, OutSigned != 0));
       end

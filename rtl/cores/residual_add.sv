@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// y = saturate(round_shift((a << AShift) + (b << BShift), Shift)) for every channel. Frames end together;
-/// tuser is that of a. One beat per cycle, latency 3.
+/// a' = round_shift(a * AMult, AMultShift), y = saturate(round_shift((a' << AShift) + (b << BShift), Shift))
+/// for every channel. Frames end together; tuser is that of a. One beat per cycle, latency 3; 4 if a is
+/// scaled, 5 in a DSP block.
+///
+/// In LUTs the product is a chain of rows, one per five bits of a: a multiple of the constant is a
+/// table, in one LUT6 per bit with the adder.
 module residual_add #(
     parameter int unsigned MaxTokens = 1,   // tokens of a frame, any number works
     parameter int unsigned Channels = 4,
@@ -15,7 +19,10 @@ module residual_add #(
     parameter int unsigned AShift = 0,
     parameter int unsigned BShift = 0,
     parameter int Shift = 0,                // negative: left shift
-    parameter bit HalfUp = 0                // ties upwards instead of to even
+    parameter bit HalfUp = 0,               // ties upwards instead of to even
+    parameter int unsigned AMult = 1,       // positive, at most 31 bits
+    parameter int unsigned AMultShift = 0,
+    parameter bit MultDsp = 0               // a' in DSP blocks if the factors fit one
 ) (
     input  logic                    clk_i,
     input  logic                    rst_ni,
@@ -37,14 +44,46 @@ module residual_add #(
 );
   /*verilator no_inline_module*/
 
-  localparam int unsigned AWide = ABits + AShift;
+  /// Bits of a signed integer that holds both.
+  function automatic int unsigned bits_of(longint low, longint high);
+    bits_of = 1;
+    while (low < -(64'sd1 <<< (bits_of - 1)) || high >= (64'sd1 <<< (bits_of - 1))) begin
+      bits_of = bits_of + 1;
+    end
+  endfunction
+
+  localparam bit Scaled = AMult != 1 || AMultShift != 0;
+  localparam longint Low = ASigned ? -(64'sd1 <<< (ABits - 1)) * longint'(AMult) : 64'sd0;
+  localparam longint High = ((64'sd1 <<< (ASigned ? ABits - 1 : ABits)) - 64'sd1) * longint'(AMult);
+  // half up rounds in the product, where it costs nothing
+  localparam longint Half = HalfUp ? (64'sd1 <<< AMultShift) >>> 1 : 64'sd0;
+  localparam int unsigned ProductBits = bits_of(Low + Half, High + Half);
+  localparam int unsigned SkipBits = bits_of(
+      num_pkg::round_shift(Low, int'(AMultShift), HalfUp),
+      num_pkg::round_shift(High, int'(AMultShift), HalfUp)
+  );  // of a', signed
+
+  localparam int unsigned XBits = ABits + (ASigned ? 0 : 1);
+  localparam int unsigned MultBits = $clog2(AMult + 1) + 1;
+  localparam logic signed [MultBits-1:0] Mult = MultBits'(AMult);
+  localparam int unsigned Most = XBits > MultBits ? XBits : MultBits;
+  localparam int unsigned Least = XBits > MultBits ? MultBits : XBits;
+  // as in booth_mult; open synthesis makes a shift of a power of two
+  localparam bit InDsp = MultDsp && Scaled && Most <= 27 && Least <= 18 && XBits + MultBits >= 9 &&
+      (AMult & (AMult - 1)) != 0;
+  localparam int unsigned Delay = !Scaled ? 0 : InDsp ? 2 : 1;  // cycles of a'
+  localparam int unsigned Stages = Delay + 2;
+
+  localparam int unsigned AWide = SkipBits - (ASigned ? 0 : 1) + AShift;
   localparam int unsigned BWide = BBits + BShift;
   localparam int unsigned SumBits = (AWide > BWide ? AWide : BWide) + 2;
 
   logic [Simd*ABits-1:0] a;
   logic [Simd*BBits-1:0] b;
-  logic valid, last, user;
-  logic en, sum_valid_q, sum_last_q, sum_user_q, out_valid_q, out_last_q, out_user_q;
+  logic en, valid, last, user;
+  logic [Stages-1:0] valid_q, last_q, user_q;  // beside a', its sum, the output
+  logic signed [SkipBits-1:0] skip[Simd];
+  logic [Simd*BBits-1:0] b_q[Delay+1];
   logic signed [SumBits-1:0] sum_q[Simd];
   logic [Simd*OutBits-1:0] out_q;
   logic unused;
@@ -71,20 +110,93 @@ module residual_add #(
       .m_axis_tuser (user)
   );
 
+  assign b_q[0] = b;
+  for (genvar s = 1; s <= Delay; s++) begin : gen_wait
+    always_ff @(posedge clk_i) if (en) b_q[s] <= b_q[s-1];
+  end
+
+  /// Bit j of d * AMult + more for every d of five bits, or six in the first row.
+  function automatic logic [63:0] column(int unsigned j, int unsigned bits, bit is_signed, longint more);
+    longint digit;
+    for (int unsigned d = 0; d < 64; d++) begin
+      digit = longint'(d);
+      if (is_signed && d >> (bits - 1) != 0) digit = digit - (64'sd1 <<< bits);
+      column[d] = 1'((digit * longint'(AMult) + more) >>> j);
+    end
+  endfunction
+
+  for (genvar l = 0; l < Simd; l++) begin : gen_lane
+    logic signed [XBits-1:0] x;
+    assign x = XBits'($signed({ASigned & a[l*ABits+ABits-1], a[l*ABits+:ABits]}));
+
+    if (!Scaled) begin : gen_plain
+      assign skip[l] = SkipBits'(x);
+    end else begin : gen_scaled
+      logic signed [ProductBits-1:0] product;  // with Half
+
+      assign skip[l] = SkipBits'(HalfUp ? 64'(product) >>> AMultShift
+                                 : num_pkg::round_shift(64'(product), int'(AMultShift), 1'b0));
+
+      if (InDsp) begin : gen_dsp
+        logic signed [XBits-1:0] x_q;
+        (* use_dsp = "yes" *) logic signed [ProductBits-1:0] product_q;
+
+        always_ff @(posedge clk_i) begin
+          if (en) begin
+            x_q <= x;
+            product_q <= ProductBits'(x_q) * ProductBits'(Mult) + ProductBits'(Half);
+          end
+        end
+        assign product = product_q;
+      end else begin : gen_rows
+        localparam int unsigned Rows = XBits <= 6 ? 1 : (XBits + 3) / 5;
+        logic [ProductBits-1:0] rows, product_q;
+
+        for (genvar r = 0; r < Rows; r++) begin : gen_row
+          localparam bit Top = r == Rows - 1;
+          localparam int unsigned Start = r == 0 ? 0 : 5 * r + 1;
+          localparam int unsigned End = Top ? XBits : 5 * r + 6;
+          // the sum up to this row, in units of 2^Start: not negative below the last one
+          localparam int unsigned Bits = Top ? ProductBits - Start
+              : $clog2(((Half + ((64'sd1 <<< End) - 64'sd1) * longint'(AMult)) >>> Start) + 64'sd1);
+          logic [Bits-1:0] multiple, sum;
+
+          for (genvar j = 0; j < Bits; j++) begin : gen_bit
+            localparam logic [63:0] Table = column(j, End - Start, Top, r == 0 ? Half : 64'sd0);
+            assign multiple[j] = Table[6'(x[End-1:Start])];
+          end
+
+          if (r == 0) begin : gen_first
+            assign sum = multiple;
+          end else begin : gen_next
+            assign sum = Bits'(gen_row[r-1].sum >> (r == 1 ? 6 : 5)) + multiple;
+          end
+
+          // what no later row adds to
+          localparam int unsigned Final = Top ? Bits : End - Start;
+          assign rows[Start+:Final] = sum[Final-1:0];
+        end
+
+        always_ff @(posedge clk_i) if (en) product_q <= rows;
+        assign product = product_q;
+      end
+    end
+  end
+
   always_ff @(posedge clk_i) begin
     if (en) begin
       for (int unsigned i = 0; i < Simd; i++) begin
-        sum_q[i] <=
-            (SumBits'($signed({ASigned & a[i*ABits+ABits-1], a[i*ABits+:ABits]})) <<< AShift) +
-            (SumBits'($signed({BSigned & b[i*BBits+BBits-1], b[i*BBits+:BBits]})) <<< BShift);
+        sum_q[i] <= (SumBits'(skip[i]) <<< AShift) +
+            (SumBits'($signed({BSigned & b_q[Delay][i*BBits+BBits-1],
+                               b_q[Delay][i*BBits+:BBits]})) <<< BShift);
         out_q[i*OutBits+:OutBits] <= OutBits'(num_pkg::saturate(
             num_pkg::round_shift(64'(sum_q[i]), Shift, HalfUp), int'(OutBits), OutSigned));
       end
-      {sum_last_q, sum_user_q} <= {last, user};
-      {out_last_q, out_user_q} <= {sum_last_q, sum_user_q};
+      last_q <= {last_q[Stages-2:0], last};
+      user_q <= {user_q[Stages-2:0], user};
     end
-    if (!rst_ni) {sum_valid_q, out_valid_q} <= '0;
-    else if (en) {sum_valid_q, out_valid_q} <= {valid, sum_valid_q};
+    if (!rst_ni) valid_q <= '0;
+    else if (en) valid_q <= {valid_q[Stages-2:0], valid};
   end
 
   skid_buffer #(
@@ -93,10 +205,10 @@ module residual_add #(
       .clk_i,
       .rst_ni,
       .s_axis_tdata (out_q),
-      .s_axis_tvalid(out_valid_q),
+      .s_axis_tvalid(valid_q[Stages-1]),
       .s_axis_tready(en),
-      .s_axis_tlast (out_last_q),
-      .s_axis_tuser (out_user_q && out_last_q),
+      .s_axis_tlast (last_q[Stages-1]),
+      .s_axis_tuser (user_q[Stages-1] && last_q[Stages-1]),
       .m_axis_tdata,
       .m_axis_tvalid,
       .m_axis_tready,

@@ -41,6 +41,20 @@ SETS = [
         out_type=IntType(8, True), rsqrt_type=IntType(13, False), bias_type=IntType(18, True),
         mult_dsp=1, max_tokens=6,
     ),
+    # table addressed linearly
+    LayernormParams(
+        channels=9, simd=3, mean_mult=7282, mean_shift=16, in_type=IntType(7, True),
+        out_type=IntType(5, True), entries=37, table_offset=-3001, table_shift=8,
+        rsqrt_type=IntType(9, False), norm_shift=3, scale_type=IntType(6, True),
+        bias_type=IntType(14, True), max_tokens=7,
+    ),
+    # DeiT-Tiny in HG-PIPE
+    LayernormParams(
+        channels=192, simd=8, mean_mult=43691, mean_shift=23, in_type=IntType(14, True),
+        out_type=IntType(3, True), entries=128, table_offset=-8585116, table_shift=17,
+        rsqrt_type=IntType(12, False), norm_shift=0, scale_type=IntType(17, True),
+        bias_type=IntType(36, True), shift=33, half_up=1, mult_dsp=1, max_tokens=9,
+    ),
 ]  # fmt: skip
 
 

@@ -29,6 +29,15 @@ SETS = [
         channels=6, simd=6, in_type=IntType(16, True), pos_type=IntType(16, True),
         out_type=IntType(16, True), max_tokens=7,
     ),
+    # rounded, ties to even; DeiT-Tiny of HG-PIPE
+    PosEmbedParams(
+        channels=5, simd=5, in_type=IntType(7, True), pos_type=IntType(6, True),
+        out_type=IntType(3, True), shift=2, max_tokens=4,
+    ),
+    PosEmbedParams(
+        channels=192, simd=48, in_type=IntType(22, True), pos_type=IntType(19, True),
+        out_type=IntType(14, True), shift=8, half_up=1, max_tokens=3,
+    ),
 ]  # fmt: skip
 
 

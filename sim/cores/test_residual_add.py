@@ -29,6 +29,25 @@ SETS = [
         channels=4, simd=4, a_type=IntType(16, True), b_type=IntType(16, True),
         out_type=IntType(16, True), a_shift=3, shift=4, max_tokens=6,
     ),
+    # a scaled, ties to even: two rows; a DSP block
+    ResidualAddParams(
+        channels=9, simd=3, a_type=IntType(7, False), b_type=IntType(5, True),
+        out_type=IntType(6, True), a_shift=1, shift=1, a_mult=5, a_mult_shift=4, max_tokens=4,
+    ),
+    ResidualAddParams(
+        channels=4, simd=2, a_type=IntType(8, True), b_type=IntType(6, True),
+        out_type=IntType(8, True), a_mult=12, a_mult_shift=3, mult_dsp=1, max_tokens=6,
+    ),
+    # DeiT-Tiny of HG-PIPE: an accumulator is added
+    ResidualAddParams(
+        channels=192, simd=8, a_type=IntType(14, True), b_type=IntType(16, True),
+        out_type=IntType(14, True), half_up=1, a_mult=986673, a_mult_shift=20, max_tokens=3,
+    ),
+    ResidualAddParams(
+        channels=12, simd=1, a_type=IntType(14, True), b_type=IntType(16, True),
+        out_type=IntType(14, True), half_up=1, a_mult=986673, a_mult_shift=18, mult_dsp=1,
+        max_tokens=5,
+    ),
 ]  # fmt: skip
 
 

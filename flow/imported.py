@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a network that came as integers to a build of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from sievit.flow.build import Build, first, one
+from sievit.models.imported import Imported
+from sievit.quant.execute import execute, first_difference
+from sievit.quant.params import Stream
+
+#: images of random pixels beside the published ones
+RANDOM_IMAGES, SEED = 8, 1
+
+
+@dataclass(kw_only=True)
+class ImportedBuild(Build):
+    """Build of what ``sievit import`` wrote: the published images, and some of random pixels."""
+
+    PAIRS: ClassVar[tuple[str, ...]] = ("published",)
+
+    source: Path
+
+    def front(self) -> None:
+        with self.step("load") as note:
+            model = Imported.load(self.source)
+            self.graph, self.x = model.graph, self.frames()
+            count = len(model.images.length)
+            note["text"] = f"{len(self.graph.nodes)} cores, {count} published image"
+        with self.step("Graph") as note:
+            self.edges = execute(self.graph, self.x)
+            self.lengths = {k: v.length for k, v in self.edges.items()}
+            golden = {k: Stream.full(v) for k, v in model.published.items()}
+            own = {k: first(self.edges[k], count) for k in golden}
+            wrong = torch.zeros(count, dtype=torch.bool)
+            for name in golden:
+                wrong |= (golden[name].data != own[name].data).flatten(1).any(1)
+
+            def locate(i: int) -> str:
+                want, got = ({k: one(v, i) for k, v in e.items()} for e in (golden, own))
+                return str(first_difference(self.graph, {**self.edges, **want}, got))
+
+            note["text"] = self.compare("published", wrong, locate)
+            note["text"] += f"; {len(golden)} edges compared"
+
+    def frames(self) -> Stream:
+        model = Imported.load(self.source)
+        t = model.graph.input.itype
+        rng = torch.Generator().manual_seed(SEED)
+        shape = (RANDOM_IMAGES, *model.images.data.shape[1:])
+        noise = torch.randint(t.min, t.max + 1, shape, generator=rng)
+        return Stream.full(torch.cat([model.images.data, noise]))

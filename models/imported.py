@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model that comes as integers, and the folder that it lies in between import and build."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sievit.quant.errors import SievitError
+from sievit.quant.graph import Graph
+from sievit.quant.params import Stream
+
+
+class FormatError(SievitError):
+    """A file that holds something else than its name promises."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A network of integers and what its makers published of it.
+
+    Attributes:
+        graph: unfolded.
+        images: the published ones.
+        published: int64 ``[images, tokens, channels]`` of some edges on these images, by name.
+    """
+
+    graph: Graph
+    images: Stream
+    published: dict[str, Tensor]
+
+    def save(self, folder: Path) -> None:
+        """Replace the folder by ``graph/`` and ``published.npz``."""
+        part = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        self.graph.save(part / "graph")
+        arrays = {Graph.INPUT: self.images.data, **self.published}
+        values: dict[str, Any] = {name: value.numpy() for name, value in arrays.items()}
+        np.savez_compressed(part / "published.npz", **values)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Imported:
+        """Read a saved model. Raises ValueError if its graph was changed."""
+        with np.load(folder / "published.npz") as file:
+            arrays = {name: torch.from_numpy(file[name]) for name in file.files}
+        images = Stream.full(arrays.pop(Graph.INPUT))
+        return cls(Graph.load(folder / "graph"), images, arrays)
