@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -308,7 +309,6 @@ class Build(ABC):
         names = [n.name for n in self.graph.nodes]
         ends = self.rtl.out_last
         lengths = {k: v.length[: len(ends)] for k, v in self.edges.items()}
-        taps = [name for name, _, _ in runner.codegen.taps(self.graph)]
         cores = []
         for node in self.graph.nodes:
             r = node.params.resources()
@@ -320,7 +320,7 @@ class Build(ABC):
                     "core": node.core,
                     "folding": " ".join(f"{k}={v}" for k, v in fold.describe(node.params).items()),
                     "cycles_predicted": round(cycles, 1),
-                    "cycles_measured": self.measured(node.name, taps, lengths),
+                    "cycles_measured": self.measured(node.name, lengths),
                     "utilisation": cycles / self.ii,
                     "lut": r.lut,
                     "ff": r.ff,
@@ -329,20 +329,23 @@ class Build(ABC):
                     "share": max(shares),
                 }
             )
-        window = min(len(self.rtl.fire), ends[min(5, len(ends) - 1)] + 1)
-        columns = [taps.index(n) for n in names]
+        window = min(self.rtl.cycles, ends[min(5, len(ends) - 1)] + 1)
+        fires = np.zeros((window, len(names)), bool)
+        for i, edge in enumerate(names):
+            at = self.rtl.at[edge]
+            fires[at[at < window], i] = True
         return ReportDetails(
             **self.pictures(),
             kept={k: v.sum(1) for k, v in self.kept.items()},
-            fires=self.rtl.fire[:window][:, columns],
+            fires=fires,
             edges=names,
             frame_ends=[e for e in ends if e < window],
             cores=cores,
         )
 
-    def measured(self, name: str, taps: list[str], lengths: dict[str, Tensor]) -> float | None:
+    def measured(self, name: str, lengths: dict[str, Tensor]) -> float | None:
         """Mean cycles from a frame's first to its last beat on a node's output, both counted."""
-        cycles = self.rtl.fire[:, taps.index(name)].nonzero()[0]
+        cycles = self.rtl.at[name]
         beats = self.graph.port_of(name).beats
         ends = (lengths[name] * beats).cumsum(0)
         if not len(ends) or len(cycles) < int(ends[-1]):

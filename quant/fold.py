@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sievit.quant import memories
 from sievit.quant.errors import SievitError
 from sievit.quant.graph import Graph, Node
 from sievit.quant.params import CoreParams, Device, Port, Resources
@@ -296,27 +297,37 @@ def interval(graph: Graph, lengths: Lengths | None = None) -> tuple[float, str]:
 def size_fifos(graph: Graph, lengths: Lengths | None = None) -> Graph:
     """Set the FIFO depths so that branches which meet again can run at full rate.
 
-    Where the inputs of a node come from branches of different latency, the early one waits: its
-    FIFO holds the frames that pass meanwhile, rounded up to whole frames. Queries wait for the keys
-    of their frame. Elsewhere one token decouples neighbours.
+    Where the inputs of a node come from branches of different latency, the early one waits, and
+    queries wait for the keys of their frame: the FIFO holds what comes meanwhile. Frames of
+    different lengths level out only if there is room for them, so where lengths vary it is whole
+    frames. Elsewhere one token decouples neighbours.
     """
     longest = {e: graph.max_tokens(e) for e in [Graph.INPUT, *(n.name for n in graph.nodes)]}
     when = arrivals(graph, longest)
     ii, _ = interval(graph, lengths)
+    vary = lengths is not None and any(len(v.unique()) > 1 for v in lengths.values())
     nodes = []
     for node in graph.nodes:
         ports = node.params.inputs()
         latest = max(when[e].first for e in node.inputs)
+        ready = max(when[e].last for e in node.inputs)
         depths = []
         for i, (edge, port) in enumerate(zip(node.inputs, ports, strict=True)):
             wait = latest - when[edge].first
             frame = longest[edge] * port.beats
-            if node.params.barrier() and len(ports) > 1 and i == 0:
-                depths.append(2 * frame + port.beats)
-            elif wait > frame:
-                depths.append(int(frame * (1 + -(-wait // ii))) + port.beats)
-            else:
+            query = node.params.barrier() and len(ports) > 1 and i == 0
+            if query:
+                wait = ready - when[edge].first
+            if not query and wait <= frame:
                 depths.append(max(2, min(int(wait) + port.beats + 2, 2 * frame)))
+            elif vary:
+                frames = 2 if query else 1 + -(-wait // ii)
+                depths.append(int(frames * frame) + port.beats)
+            else:
+                # in a steady state a frame comes every interval, and takes this long to come
+                span = max(when[edge].last - when[edge].first, 1.0)
+                whole, rest = divmod(wait, ii)
+                depths.append(int(frame * (whole + min(1.0, rest / span))) + 2 * port.beats)
         nodes.append(replace(node, depths=tuple(depths)))
     return Graph(
         graph.name, graph.input, graph.input_tokens, graph.input_exponent, nodes, graph.meta
@@ -459,12 +470,13 @@ def _join(node: Node, i: int, j: int, beats: int, others: int) -> Tensor:
 
 
 def fifo_resources(port: Port, depth: int) -> Resources:
-    """One stream FIFO: LUT RAM up to 128 words, block RAM beyond."""
-    width = port.lanes * port.itype.bits + 2
-    if depth <= 128:
-        return Resources(lut=width * -(-depth // 64) * 1.4 + 25, ff=width + 25)
-    half = 0.5 if width <= 18 and depth <= 1024 else -(-width // 36) * -(-depth // 1024)
-    return Resources(lut=40, ff=40, bram36=half)
+    """One ``axis_fifo``: its memory, three counters and its handshake."""
+    if depth == 0:
+        return Resources()
+    words = max(depth, 2)
+    address = (words - 1).bit_length()
+    memory = memories.ram(words, port.lanes * port.itype.bits + 2)
+    return memory + Resources(lut=3 * address + 8, ff=3 * address + 2)
 
 
 def plumbing(graph: Graph) -> Resources:

@@ -35,7 +35,6 @@ KEYWORDS = frozenset(
     trireg type typedef union unique unsigned until untyped use uwire var vectored virtual void
     wait wand weak weak0 weak1 while wildcard wire with within wor xnor xor""".split()
 )
-READABLE = " /* verilator public_flat_rd */"
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,11 @@ class _Module:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def wires(self, bundle: _Bundle, mark: str = "", copies: int = 1) -> _Bundle:
+    def wires(self, bundle: _Bundle, copies: int = 1) -> _Bundle:
         """Declare the wires of a bundle, ``copies`` side by side."""
         one = "" if copies == 1 else f"[{copies - 1}:0] "
-        self.lines.append(f"  wire [{copies * bundle.width - 1}:0] {bundle.name}_tdata{mark};")
-        self.lines += [f"  wire {one}{bundle.name}_{s}{mark};" for s in SIGNALS[1:]]
+        self.lines.append(f"  wire [{copies * bundle.width - 1}:0] {bundle.name}_tdata;")
+        self.lines += [f"  wire {one}{bundle.name}_{s};" for s in SIGNALS[1:]]
         return bundle
 
     def instance(
@@ -107,7 +106,7 @@ def generate(graph: Graph, folder: Path) -> Path:
     source = _port_bundle(graph.input, "s_axis")
     output = graph.output.name
     for node in graph.nodes:
-        module.wires(_edge_bundle(graph, node.name), READABLE)
+        module.wires(_edge_bundle(graph, node.name))
     module.lines.append("")
 
     # what each (edge, n-th consumer) reads from
@@ -156,12 +155,27 @@ def generate(graph: Graph, folder: Path) -> Path:
 
 
 def taps(graph: Graph) -> list[tuple[str, str, Port]]:
-    """(edge, prefix of its wires, port) of every edge, for ``sim.runner.simulate``.
+    """(edge, prefix of its wires, port) of every edge.
 
     A beat counts where its producer hands it over, in front of any fork.
     """
     edges = [(Graph.INPUT, "s_axis", graph.input)]
     return edges + [(n.name, n.name, n.params.output()) for n in graph.nodes]
+
+
+def bind_taps(graph: Graph) -> str:
+    """SystemVerilog that puts an ``axis_tap``, which is no part of the design, on every edge."""
+    lines = ["// SPDX-License-Identifier: Apache-2.0", ""]
+    for edge, prefix, port in taps(graph):
+        links = "".join(f",\n    .{s}({prefix}_{s})" for s in SIGNALS)
+        lines += [
+            f"bind {graph.name} axis_tap #(",
+            f"    .DataBits({port.lanes * port.itype.bits}),",
+            f'    .Name("{edge}")',
+            f") u_tap_{prefix} (\n    .clk_i,\n    .rst_ni{links}\n);",
+            "",
+        ]
+    return "\n".join(lines)
 
 
 def output_port(graph: Graph) -> Port:

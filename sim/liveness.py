@@ -38,7 +38,6 @@ from sievit.quant.params import (
     load_core,
     random_frames,
 )
-from sievit.rtl import codegen
 from sievit.sim import bench, runner
 from sievit.sim.harness import build_root
 
@@ -310,25 +309,6 @@ def random_graph(rng: torch.Generator, core: str | None = None) -> Graph:
 # -- simulate it ---------------------------------------------------------------------------------
 
 
-def watchdog(graph: Graph) -> int:
-    """Cycles without a beat after which a graph counts as stuck: four times the latency of the
-    longest frame, for the stalls, and the pause of a burst."""
-    edges = [Graph.INPUT, *(n.name for n in graph.nodes)]
-    return 4 * math.ceil(fold.latency(graph, {e: graph.max_tokens(e) for e in edges})) + 256
-
-
-def simulate(graph: Graph, folder: Path, runs: Sequence[runner.Run]) -> list[runner.RtlResult]:
-    """Simulate all ``runs`` in ``folder``, one after the other, every edge recorded.
-
-    Raises SimulationError if the graph gets stuck.
-    """
-    runner.build_graph(graph, folder)
-    return runner.simulate_batch(
-        folder, graph.name, [replace(graph.input, name="s_axis")], codegen.output_port(graph),
-        list(runs), codegen.taps(graph), watchdog=watchdog(graph),
-    )  # fmt: skip
-
-
 def random_case(
     rng: torch.Generator, frames: int, core: str | None = None
 ) -> tuple[Graph, Stream, dict[str, Stream]]:
@@ -378,7 +358,7 @@ def check(seed: int, index: int, frames: int, folder: Path) -> Checked:
         for stall, part in zip(stalls, parts, strict=True)
     ]
     try:
-        results = simulate(graph, folder, runs)
+        results = runner.run_graph_batch(graph, folder, runs)
     except runner.SimulationError as error:
         failure = LivenessError(f"{what}: {error}\n{outline(graph)}")
         failure.stuck = "no end in sight" in str(error)

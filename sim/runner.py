@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import pickle
 import shutil
@@ -15,13 +16,14 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from sievit.quant import fold
 from sievit.quant.errors import SievitError
 from sievit.quant.graph import Graph
 from sievit.quant.params import Constants, CoreParams, Memory, Port, Stream, camel
@@ -64,7 +66,7 @@ class RtlResult:
 
     Attributes:
         edges: the frames seen on every tap.
-        fire: bool ``[cycles, taps]``: a beat was transferred.
+        at: int64, the cycle of every beat of every tap.
         start: index of the frame that was sent first.
         segments: before every reset (frame sent first, beats that came out).
         beats: the beats of ``output``.
@@ -80,7 +82,7 @@ class RtlResult:
     out_first: list[int]
     out_last: list[int]
     edges: dict[str, Stream] = field(default_factory=dict)
-    fire: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))
+    at: dict[str, np.ndarray] = field(default_factory=dict)
     start: int = 0
     segments: list[tuple[int, list[bench.Beat]]] = field(default_factory=list)
     beats: list[bench.Beat] = field(default_factory=list)
@@ -332,7 +334,7 @@ def simulate(
     output: Port,
     stall: str = "none",
     seed: int = 0,
-    taps: list[tuple[str, str, Port]] | None = None,
+    taps: Mapping[str, Port] | None = None,
     max_cycles: int | None = None,
     watchdog: int = WATCHDOG,
 ) -> RtlResult:
@@ -340,7 +342,7 @@ def simulate(
 
     Args:
         stall: a key of ``bench.STALLS``.
-        taps: (edge name, prefix of the internal signals, port) of edges to record.
+        taps: port by name of every ``axis_tap`` of the design to record.
         max_cycles: give up after that many cycles.
 
     Raises SimulationError if the bench does not report one passed test: a wrong count of frames, a
@@ -357,7 +359,7 @@ def simulate_batch(
     inputs: list[Port],
     output: Port,
     runs: list[Run],
-    taps: list[tuple[str, str, Port]] | None = None,
+    taps: Mapping[str, Port] | None = None,
     max_cycles: int | None = None,
     watchdog: int = WATCHDOG,
     initial: int = 2,
@@ -371,7 +373,6 @@ def simulate_batch(
             2 random bits.
         plusargs: further arguments of the simulated design.
     """
-    taps = taps or []
     beats: dict[tuple[int, str], list[bench.Beat]] = {}  # equal frames are converted once
     cases = []
     for run in runs:
@@ -388,32 +389,35 @@ def simulate_batch(
                 len(run.inputs[0].length),
                 run.stall,
                 run.seed,
-                [_port_case(prefix, port) for _, prefix, port in taps],
                 watchdog,
                 max_cycles,
                 run.resets,
                 run.reset_gap,
             )
         )
-    found, cover = _execute(build_dir, top, cases, initial, plusargs)
+    with tempfile.TemporaryDirectory(prefix="taps-", dir=build_dir) as name:
+        folder = Path(name).resolve()
+        if taps:
+            plusargs = (*plusargs, f"+sievit_taps={folder}")
+        found, cover = _execute(build_dir, top, cases, initial, plusargs)
+        seen = {edge: _Tap(folder / edge, port) for edge, port in (taps or {}).items()}
     results = []
-    for case, out in zip(cases, found, strict=True):
+    for i, (case, out) in enumerate(zip(cases, found, strict=True)):
         what = _describe(top, case)
-        stream = from_beats(output, out.output, what)
-        edges = {
-            name: from_beats(port, got, f"{what}, edge {name}")
-            for (name, _, port), got in zip(taps, out.taps, strict=True)
-        }
-        fire = np.frombuffer(bytes(out.fire), np.uint8).reshape(-1, max(1, len(taps))).astype(bool)
+        end = found[i + 1].time if i + 1 < len(found) else 1 << 32
+        parts = {edge: tap.between(out.time, end) for edge, tap in seen.items()}
         results.append(
             RtlResult(
-                stream,
+                from_beats(output, out.output, what),
                 out.in_first,
                 out.in_last,
                 out.out_first,
                 out.out_last,
-                edges,
-                fire,
+                {
+                    edge: from_beats(seen[edge].port, beats, f"{what}, edge {edge}")
+                    for edge, (_, beats) in parts.items()
+                },
+                {edge: at for edge, (at, _) in parts.items()},
                 out.start,
                 out.segments,
                 out.output,
@@ -422,6 +426,24 @@ def simulate_batch(
             )
         )
     return results
+
+
+class _Tap:
+    """The beats that an ``axis_tap`` wrote to a file, over all cases of a process."""
+
+    def __init__(self, path: Path, port: Port) -> None:
+        self.port, self.bits = port, port.lanes * port.itype.bits
+        rows = np.fromfile(path, "<u4").reshape(-1, 1 + -(-(self.bits + 2) // 32))
+        self.time, self.words = rows[:, 0].astype(np.int64), rows[:, 1:]
+
+    def between(self, start: int, end: int) -> tuple[np.ndarray, list[bench.Beat]]:
+        """Cycles, int64, and beats of the time steps ``start`` .. ``end`` - 1."""
+        inside = (self.time >= start) & (self.time < end)
+        raw, size = self.words[inside].tobytes(), 4 * self.words.shape[1]
+        codes = [int.from_bytes(raw[i : i + size], "little") for i in range(0, len(raw), size)]
+        mask, bits = (1 << self.bits) - 1, self.bits
+        beats = [(code & mask, code >> bits & 1, code >> (bits + 1)) for code in codes]
+        return (self.time[inside] - start) // 2, beats
 
 
 def _describe(top: str, case: bench.Case) -> str:
@@ -656,10 +678,33 @@ def predicted(params: CoreParams) -> tuple[int, int]:
 
 
 def build_graph(graph: Graph, folder: Path) -> Path:
-    """Generate the module of ``graph`` into ``folder`` and compile it there; returns the source."""
+    """Generate the module of ``graph`` into ``folder`` and compile it there, a tap on every edge;
+    returns the source."""
     source = codegen.generate(graph, folder)
-    build(graph.name, [source], {}, folder)
+    taps = folder / "taps.sv"
+    write_text(taps, codegen.bind_taps(graph))
+    build(graph.name, [source, taps], {}, folder)
     return source
+
+
+def watchdog(graph: Graph) -> int:
+    """Cycles without a beat after which a graph counts as stuck: four times the latency of the
+    longest frame, for the stalls, and the pause of a burst."""
+    edges = [Graph.INPUT, *(n.name for n in graph.nodes)]
+    return 4 * math.ceil(fold.latency(graph, {e: graph.max_tokens(e) for e in edges})) + 256
+
+
+def run_graph_batch(
+    graph: Graph, folder: Path, runs: list[Run], record: bool = True, max_cycles: int | None = None
+) -> list[RtlResult]:
+    """Build if needed and simulate all ``runs``, one after the other in one process; ``record``:
+    keep every edge and when its beats passed. Raises SimulationError if the graph gets stuck."""
+    build_graph(graph, folder)
+    taps = {edge: port for edge, _, port in codegen.taps(graph)} if record else {}
+    return simulate_batch(
+        folder, graph.name, [replace(graph.input, name="s_axis")], codegen.output_port(graph),
+        runs, taps, max_cycles, watchdog(graph),
+    )  # fmt: skip
 
 
 def run_graph(
@@ -671,11 +716,5 @@ def run_graph(
     record: bool = True,
     max_cycles: int | None = None,
 ) -> RtlResult:
-    """Build if needed and simulate input frames ``x``; ``record``: keep every edge and who was
-    busy when."""
-    build_graph(graph, folder)
-    port = replace(graph.input, name="s_axis")
-    edges = codegen.taps(graph) if record else None
-    return simulate(
-        folder, graph.name, [(port, x)], codegen.output_port(graph), stall, seed, edges, max_cycles
-    )
+    """``run_graph_batch`` of one run with the input frames ``x``."""
+    return run_graph_batch(graph, folder, [Run([x], stall, seed)], record, max_cycles)[0]

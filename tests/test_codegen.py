@@ -51,7 +51,7 @@ def test_every_edge() -> None:
         assert set(result.edges) == set(golden)
         assert first_difference(graph, golden, result.edges) is None
         assert result.output == golden["gate"]
-        beats = result.fire.sum(0).tolist()
+        beats = [len(result.at[e]) for e, _, _ in codegen.taps(graph)]
         want = [int(golden[e].length.sum()) * p.beats for e, _, p in codegen.taps(graph)]
         assert beats == want
 

@@ -19,7 +19,7 @@ from sievit.quant.itype import IntType
 from sievit.quant.params import Port, Stream, core_names, load_core, random_frames
 from sievit.sim import liveness
 from sievit.sim.harness import build_root
-from sievit.sim.runner import Run, SimulationError
+from sievit.sim.runner import Run, SimulationError, run_graph_batch
 
 T6, T8 = IntType(6, True), IntType(8, True)
 TOKENS = 5
@@ -77,11 +77,11 @@ def test_least_fifo_is_tight(
     golden = execute(graph, x)
     folder = build_root() / f"tight-{len(branch)}-{branch[-1][0]}"
     runs = [Run([x], stall) for stall in ("none", "both", "starve")]
-    for result in liveness.simulate(graph, folder / "least", runs):
+    for result in run_graph_batch(graph, folder / "least", runs):
         assert result.output == golden["add"]
     less = with_depth(graph, "add", (skip - 3, 0))
     with pytest.raises(SimulationError, match="no end in sight"):
-        liveness.simulate(less, folder / "less", runs[:1])
+        run_graph_batch(less, folder / "less", runs[:1])
 
 
 def test_beatwise_branch_needs_no_fifo() -> None:

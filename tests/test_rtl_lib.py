@@ -124,16 +124,16 @@ module tb_fork (
     output logic m_axis_tlast,
     output logic m_axis_tuser
 );
-  wire [7:0] a_tdata  /* verilator public_flat_rd */;
-  wire       a_tvalid /* verilator public_flat_rd */;
-  wire       a_tready /* verilator public_flat_rd */;
-  wire       a_tlast  /* verilator public_flat_rd */;
-  wire       a_tuser  /* verilator public_flat_rd */;
-  wire [7:0] b_tdata  /* verilator public_flat_rd */;
-  wire       b_tvalid /* verilator public_flat_rd */;
-  wire       b_tready /* verilator public_flat_rd */;
-  wire       b_tlast  /* verilator public_flat_rd */;
-  wire       b_tuser  /* verilator public_flat_rd */;
+  wire [7:0] a_tdata;
+  wire       a_tvalid;
+  wire       a_tready;
+  wire       a_tlast;
+  wire       a_tuser;
+  wire [7:0] b_tdata;
+  wire       b_tvalid;
+  wire       b_tready;
+  wire       b_tlast;
+  wire       b_tuser;
   logic [15:0] lfsr_q;
   always_ff @(posedge clk_i) begin
     lfsr_q <= rst_ni ? {lfsr_q[14:0], lfsr_q[15] ^ lfsr_q[13] ^ lfsr_q[12] ^ lfsr_q[10]} : 16'hace1;
@@ -148,9 +148,13 @@ module tb_fork (
       .m_axis_tlast({m_axis_tlast, b_tlast, a_tlast}),
       .m_axis_tuser({m_axis_tuser, b_tuser, a_tuser})
   );
-  axis_checker #(.DataBits(8), .Name("a")) u_a (
+  axis_tap #(.DataBits(8), .Name("a")) u_a (
       .clk_i, .rst_ni, .tdata(a_tdata), .tvalid(a_tvalid), .tready(a_tready), .tlast(a_tlast),
       .tuser(a_tuser)
+  );
+  axis_tap #(.DataBits(8), .Name("b")) u_b (
+      .clk_i, .rst_ni, .tdata(b_tdata), .tvalid(b_tvalid), .tready(b_tready), .tlast(b_tlast),
+      .tuser(b_tuser)
   );
 endmodule
 """
@@ -163,7 +167,7 @@ def test_axis_fork(stall: str) -> None:
     build("tb_fork", [folder / "tb_fork.sv"], {}, folder)
     port = Port("s_axis", 2, 1, IntType(8, False))
     x = random_frames(torch.Generator().manual_seed(SEED), port, 60, 6, package=True)
-    taps = [("a", "a", port), ("b", "b", port)]
+    taps = {"a": port, "b": port}
     # silence at the end of the bench lets the slower branches finish
     result = simulate(
         folder, "tb_fork", [(port, x)], Port("m_axis", 2, 1, port.itype), stall, SEED, taps
