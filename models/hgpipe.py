@@ -6,11 +6,15 @@ integer tables; every value of it has a place in a core. What is written differe
 
 * Its class token replaces patch 0, so that patch has no influence: the graph takes the other 195.
 * It floors where a core rounds half up: biases are less by half a step of the output.
+* Its tables of the same layer in different blocks divide their range differently; here all are as
+  fine as the finest, and repeat entries.
 * A value of its residual stream has 14 bits here; it never says how many it has.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +84,8 @@ class _Reader:
         x = self.norm("norm", "head_lnq", x)
         x = self.linear("head", "head_matmul", x)
         published[x] = a["network_output"][None]
-        graph = Graph("hgpipe_deit_tiny", port, len(patches), 0, self.nodes, {})
+        nodes = align_blocks(self.nodes)
+        graph = Graph("hgpipe_deit_tiny", port, len(patches), 0, nodes, {})
         graph.check()
         return Imported(
             graph, Stream.full(patches[None]), {k: v[None] for k, v in published.items()}
@@ -118,22 +123,32 @@ class _Reader:
         weight = self.arrays[f"{source}_weight"]
         rows, columns = weight.shape
         b = self.arrays[f"{source}_bias"] if bias else torch.zeros(rows, dtype=torch.int64)
-        acc = accumulator_type(weight, b, self.types[x])
-        constants = {"weight": weight, "bias": b}
-        more: dict[str, Any] = {"out_type": acc}
+        constants, more = {"weight": weight}, dict[str, Any]()
         if table:
-            offset, shift, bound = self.scalars(table)
-            values = self.arrays[f"{table}_table_m"][: bound + 1]
+            offset, shift, values = self.table(table)
+            b = b + offset
             constants["table"] = values
-            signed = bool(values.min() < 0)
-            more = {"mid_type": acc, "out_type": _type(values, signed)}
-            more |= {"entries": bound + 1, "table_offset": offset, "table_shift": shift}
+            more = {"out_type": _type(values, bool(values.min() < 0))}
+            more |= {"entries": len(values), "table_shift": shift}
+        acc = accumulator_type(weight, b, self.types[x])
+        more |= {"mid_type": acc} if table else {"out_type": acc}
+        constants["bias"] = b
         params = NmMatmulParams(
             max_tokens=self.tokens, in_channels=columns, out_channels=rows, n=1, m=1, simd=1, pe=1,
             in_type=self.types[x], weight_type=_type(weight), bias_type=_type(b), acc_type=acc,
             shift=0, **more,
         )  # fmt: skip
         return self.add(name, "nm_matmul", params, constants, x)
+
+    def table(self, name: str) -> tuple[int, int, Tensor]:
+        """(offset, shift, entries) of a table, so fine that the shift is that of all blocks."""
+        offset, shift, bound = self.scalars(name)
+        pattern = re.sub(r"\d+", r"\\d+", name) + "_scalars"
+        peers = [self.arrays[k].tolist() for k in self.arrays if re.fullmatch(pattern, k)]
+        least = min(s for _, s, _ in peers)
+        count = max((b + 1) << (s - least) for _, s, b in peers)
+        index = torch.arange(count) >> (shift - least)
+        return offset, least, self.arrays[f"{name}_table_m"][index.clamp(max=bound)]
 
     def norm(self, name: str, source: str, x: str) -> str:
         mult, mean_shift, offset, table_shift, bound, shift, bits = self.scalars(source)
@@ -205,3 +220,25 @@ class _Reader:
             b_type=self.types[y], out_type=RESIDUAL, a_mult=mult, a_mult_shift=shift, half_up=1,
         )  # fmt: skip
         return self.add(name, "residual_add", params, {}, x, y)
+
+
+def align_blocks(nodes: list[Node]) -> list[Node]:
+    """The nodes, every type as wide as that of the same layer in any block: layers that compute the
+    same become one shape, which a simulator compiles once and a folding is chosen for once."""
+
+    def layer(node: Node) -> str:
+        return re.sub(r"\d+", "", node.name, count=1)
+
+    widest: dict[tuple[str, str], IntType] = {}
+    for node in nodes:
+        for f in fields(node.params):
+            t = getattr(node.params, f.name)
+            if isinstance(t, IntType):
+                known = widest.get((layer(node), f.name), t)
+                both = IntType.fitting(min(t.min, known.min), max(t.max, known.max))
+                widest[layer(node), f.name] = both
+    aligned = []
+    for node in nodes:
+        types = {name: t for (key, name), t in widest.items() if key == layer(node)}
+        aligned.append(replace(node, params=replace(node.params, **types)))
+    return aligned

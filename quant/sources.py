@@ -17,7 +17,7 @@ COST = ("resources", "foldings", "_registers")
 def rtl_sources(stem: str) -> list[Path]:
     """The SystemVerilog of a core: its own file and the files of ``rtl/lib`` that it uses, directly
     or through others."""
-    library = {p.stem: p for p in (ROOT / "rtl" / "lib").glob("*.sv")}
+    library = {p.stem: p for p in (ROOT / "rtl" / "lib").glob("*.sv*")}
     own = ROOT / "rtl" / "cores" / f"{stem}.sv"
     found, todo = {own}, [own]
     while todo:

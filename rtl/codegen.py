@@ -35,6 +35,8 @@ KEYWORDS = frozenset(
     trireg type typedef union unique unsigned until untyped use uwire var vectored virtual void
     wait wand weak weak0 weak1 while wildcard wire with within wor xnor xor""".split()
 )
+#: cores that read their memory images by way of ``rtl/lib/memory.svh``
+SHARED = ("attention", "layernorm", "nm_matmul")
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ def generate(graph: Graph, folder: Path) -> Path:
             seen[edge] = seen.get(edge, 0) + 1
             links.append((port.name, _adapt(module, f"{node.name}_in{i}", bundle, port, depth)))
         links.append((node.params.output().name, _edge_bundle(graph, node.name)))
-        parameters = {**node.params.sv_parameters(), **_write_memories(node, folder)}
+        files = _write_memories(graph.name, node, folder)
+        parameters = {**node.params.sv_parameters(), **files}
         module.instance(node.core, f"u_{node.name}", parameters, links)
 
     end = taps[output, len(graph.consumers(output))]
@@ -234,11 +237,20 @@ def _adapt(module: _Module, name: str, bundle: _Bundle, port: Port, depth: int) 
     return bundle
 
 
-def _write_memories(node: Node, folder: Path) -> dict[str, int | str]:
+def _write_memories(top: str, node: Node, folder: Path) -> dict[str, str]:
     """Write the memory images of a node; returns the file-name parameters."""
-    out: dict[str, int | str] = {}
+    out = {}
     for key, memory in node.params.memories(node.constants).items():
-        name = f"mem/{node.name}.{key}.hex"
+        name = f"mem/{top}.u_{node.name}.{key}.hex"
         (folder / name).write_text(memory.hex())
         out[f"{camel(key)}File"] = name
     return out
+
+
+def share_code(graph: Graph, source: str) -> str:
+    """The generated module with names of memory images that depend on the instance (``%m``), so
+    that large instances of one shape share the code of a simulator; see ``rtl/lib/memory.svh``."""
+    for node in graph.nodes:
+        if node.core in SHARED:
+            source = source.replace(f'"mem/{graph.name}.u_{node.name}.', '"mem/%m.')
+    return source

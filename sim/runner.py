@@ -45,7 +45,7 @@ WATCHDOG = 200_000
 # as loops, or wide cores explode in C++. MAKE completes the wheel's empty compiler configuration.
 VERILATE = [
     "-cc", "--exe", "--vpi", "--prefix", "Vtop", "-Wall", "--assert",
-    "--x-assign", "unique", "--x-initial", "unique", "--unroll-count", "4", "-O3",
+    "--x-assign", "unique", "--x-initial", "unique", "--unroll-count", "4", "-O3", "-DSHARE_CODE",
 ]  # fmt: skip
 # toggles of ports are counted by the checkers; those of all signals would cost more than the rest
 COVERAGE = ["--coverage-line"]
@@ -226,7 +226,7 @@ def _digest(path: Path) -> str:
 def _dependencies(folder: Path) -> set[Path]:
     """HDL sources that Verilator read."""
     words = (folder / "Vtop__ver.d").read_text().replace("\\\n", " ").split(":", 1)[1].split()
-    return {Path(w).resolve() for w in words if w.endswith((".sv", ".vlt"))}
+    return {Path(w).resolve() for w in words if w.endswith((".sv", ".svh", ".vlt"))}
 
 
 def _restore_objects(folder: Path, coverage: bool) -> Path:
@@ -681,9 +681,10 @@ def build_graph(graph: Graph, folder: Path) -> Path:
     """Generate the module of ``graph`` into ``folder`` and compile it there, a tap on every edge;
     returns the source."""
     source = codegen.generate(graph, folder)
-    taps = folder / "taps.sv"
+    shared, taps = folder / "sim" / source.name, folder / "sim" / "taps.sv"
+    write_text(shared, codegen.share_code(graph, source.read_text()))
     write_text(taps, codegen.bind_taps(graph))
-    build(graph.name, [source, taps], {}, folder)
+    build(graph.name, [shared, taps], {}, folder)
     return source
 
 

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+`include "../lib/memory.svh"
+
 /// Multi-head attention with dynamic N:M sparse rows and table softmax. Per head and query, over
 /// the keys j:
 ///
@@ -226,8 +228,8 @@ module attention #(
   logic [ExpBits-1:0] exp_rom [ExpEntries];
   logic [RecipBits-1:0] recip_rom [RecipWords];
   initial begin
-    if (ExpFile != "") $readmemh(ExpFile, exp_rom);
-    if (RecipFile != "") $readmemh(RecipFile, recip_rom);
+    if (ExpFile != "") $readmemh(`MEMORY_FILE(ExpFile), exp_rom);
+    if (RecipFile != "") $readmemh(`MEMORY_FILE(RecipFile), recip_rom);
   end
 
   // The frames of k and v are those of q.

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+`include "../lib/memory.svh"
+
 /// Integer layer normalisation of every token; C = Channels.
 ///
 ///   mean = round_shift(sum(x) * MeanMult, MeanShift)
@@ -149,9 +151,9 @@ module layernorm #(
   // Without files it can be elaborated; no bench simulates that.
   // verilator coverage_off
   initial begin
-    if (RsqrtFile != "") $readmemh(RsqrtFile, rsqrt_rom);
-    if (ScaleFile != "") $readmemh(ScaleFile, scale_rom);
-    if (BiasFile != "") $readmemh(BiasFile, bias_rom);
+    if (RsqrtFile != "") $readmemh(`MEMORY_FILE(RsqrtFile), rsqrt_rom);
+    if (ScaleFile != "") $readmemh(`MEMORY_FILE(ScaleFile), scale_rom);
+    if (BiasFile != "") $readmemh(`MEMORY_FILE(BiasFile), bias_rom);
   end
   // verilator coverage_on
 

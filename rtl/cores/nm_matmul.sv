@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+`include "../lib/memory.svh"
+
 /// y[o] = T(saturate(round_shift(bias[o] + sum_i weight[o, i] x[i], Shift))) for every token, with at most N
 /// nonzero weights among M consecutive inputs (dense: N = M = 1). Output o of group g sees the inputs of
 /// group g alone. T is the identity (Entries = 0) or a table, T(z) = table[clamp((z + TableOffset) >> TableShift)].
@@ -105,11 +107,21 @@ module nm_matmul #(
   // yosys knows no ROM in LUT RAM: it forms logic, as a vendor tool does for "distributed"
   localparam RamStyle = WeightRam == 0 ? "registers" : RomStyle;
 
+  (* rom_style = RomStyle, ram_style = RamStyle *) logic [WordBits-1:0] weights_rom[Steps];
+  logic [Pe*BiasBits-1:0] bias_rom[Tiles];
+  logic [OutBits-1:0] table_rom[Entries > 0 ? Entries : 1];
+
+  initial begin
+    if (WeightsFile != "") $readmemh(`MEMORY_FILE(WeightsFile), weights_rom);
+    if (BiasFile != "") $readmemh(`MEMORY_FILE(BiasFile), bias_rom);
+    if (Entries > 0 && TableFile != "") $readmemh(`MEMORY_FILE(TableFile), table_rom);
+  end
+
   logic [Tp*Mults-1:0] product_carry;
   logic unused;
 
   assign unused = ^{MaxTokens, MidBits, MidSigned, OutSigned, MultStyle, RomStyle, RamStyle,
-                    product_carry};
+                    product_carry, table_rom[0]};
 
   // -- two banks of Tp tokens each -----------------------------------------------------------------
   logic [1:0] full_q, last_q, user_q;  // per bank: complete, last tokens of their frame, its tuser
@@ -237,17 +249,15 @@ module nm_matmul #(
     end
   end
 
+
   begin : gen_weights
-    (* rom_style = RomStyle, ram_style = RamStyle *) logic [WordBits-1:0] rom[Steps];
     logic [WordBits-1:0] word_q[ReadStages];
 
     assign word = word_q[ReadStages-1];
 
-    initial if (WeightsFile != "") $readmemh(WeightsFile, rom);
-
     always_ff @(posedge clk_i) begin
       if (en) begin
-        word_q[0] <= rom[rom_q];
+        word_q[0] <= weights_rom[rom_q];
         for (int unsigned i = 1; i < ReadStages; i++) word_q[i] <= word_q[i-1];
       end
     end
@@ -399,12 +409,10 @@ module nm_matmul #(
   end
 
   // -- accumulate ----------------------------------------------------------------------------------
-  logic [Pe*BiasBits-1:0] bias_rom[Tiles];
   logic [TileBits-1:0] bias_addr_q;
   logic [Pe*BiasBits-1:0] bias_q;
   logic [Pe*AccBits-1:0] acc_q[Tp];
 
-  initial if (BiasFile != "") $readmemh(BiasFile, bias_rom);
 
   always_ff @(posedge clk_i) begin
     if (en) bias_q <= bias_rom[bias_addr_q];
@@ -545,11 +553,8 @@ module nm_matmul #(
   if (Entries > 0) begin : gen_table
     localparam int unsigned EntryBits = $clog2(Entries);
 
-    logic [OutBits-1:0] rom[Entries];
     logic [Pe*EntryBits-1:0] entry_q;
     logic [Pe*OutBits-1:0] out_q;
-
-    initial if (TableFile != "") $readmemh(TableFile, rom);
 
     function automatic logic [EntryBits-1:0] entry_of(logic [ResultBits-1:0] z);
       logic signed [63:0] entry;
@@ -565,7 +570,7 @@ module nm_matmul #(
       if (out_en) begin
         for (int unsigned p = 0; p < Pe; p++) begin
           entry_q[p*EntryBits+:EntryBits] <= entry_of(result_q[p*ResultBits+:ResultBits]);
-          out_q[p*OutBits+:OutBits] <= rom[entry_q[p*EntryBits+:EntryBits]];
+          out_q[p*OutBits+:OutBits] <= table_rom[entry_q[p*EntryBits+:EntryBits]];
         end
       end
     end
