@@ -95,13 +95,19 @@ def fold(
 
     Raises BudgetError if even the smallest design does not fit.
     """
-    options = {
-        n.name: choices(n, frame_lengths(graph, lengths, n.inputs[0]), device) for n in graph.nodes
-    }
+    options: dict[str, list[Choice]] = {}
+    menus: dict[str, _Menu] = {}
+    known: dict[tuple[Any, ...], str] = {}  # blocks repeat
+    for node in graph.nodes:
+        tokens = frame_lengths(graph, lengths, node.inputs[0])
+        name = known.setdefault((node.core, node.params, *tokens.tolist()), node.name)
+        if name == node.name:
+            options[name] = choices(node, tokens, device)
+            menus[name] = _Menu(options[name], budget)
+        options[node.name], menus[node.name] = options[name], menus[name]
     fastest = max(min(c.cycles for c in o) for o in options.values())
     targets = sorted({c.cycles for o in options.values() for c in o if c.cycles >= fastest})
     targets = [t for t in targets if t >= ii] or targets[-1:]
-    menus = {n: _Menu(o, budget) for n, o in options.items()}
     rest = plumbing(graph)
 
     def best(target: float) -> tuple[float, Graph]:

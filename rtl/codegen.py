@@ -173,9 +173,8 @@ def bind_taps(graph: Graph) -> str:
         links = "".join(f",\n    .{s}({prefix}_{s})" for s in SIGNALS)
         lines += [
             f"bind {graph.name} axis_tap #(",
-            f"    .DataBits({port.lanes * port.itype.bits}),",
-            f'    .Name("{edge}")',
-            f") u_tap_{prefix} (\n    .clk_i,\n    .rst_ni{links}\n);",
+            f"    .DataBits({port.lanes * port.itype.bits})",
+            f") u_tap_{edge} (\n    .clk_i,\n    .rst_ni{links}\n);",
             "",
         ]
     return "\n".join(lines)

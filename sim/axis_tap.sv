@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// Watches an edge inside a simulated design: its rules (axis_checker) and, with +sievit_taps=<folder>, every beat.
-/// A beat is a line of 32-bit words in the file <folder>/<Name>: the time, then {tuser, tlast, tdata}.
+/// A beat is some 32-bit words in the file <folder>/<path of the instance>: the time, then {tuser, tlast, tdata}.
 module axis_tap #(
-    parameter int unsigned DataBits = 8,  // bits of tdata, >= 1
-    parameter Name = "axis"
+    parameter int unsigned DataBits = 8  // bits of tdata, >= 1
 ) (
     input logic                clk_i,
     input logic                rst_ni,
@@ -14,6 +13,7 @@ module axis_tap #(
     input logic                tlast,
     input logic                tuser
 );
+  /*verilator no_inline_module*/
 
   localparam int unsigned Words = (DataBits + 2 + 31) / 32;
 
@@ -22,7 +22,7 @@ module axis_tap #(
 
   initial begin
     file = 0;
-    if ($value$plusargs("sievit_taps=%s", folder) != 0) file = $fopen({folder, "/", Name}, "wb");
+    if ($value$plusargs("sievit_taps=%s", folder) != 0) file = $fopen($sformatf("%s/%m", folder), "wb");
   end
 
   always_ff @(posedge clk_i) begin
@@ -35,7 +35,7 @@ module axis_tap #(
 
   axis_checker #(
       .DataBits(DataBits),
-      .Name(Name)
+      .Name("edge")
   ) u_check (
       .clk_i,
       .rst_ni,

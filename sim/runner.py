@@ -342,7 +342,7 @@ def simulate(
 
     Args:
         stall: a key of ``bench.STALLS``.
-        taps: port by name of every ``axis_tap`` of the design to record.
+        taps: by NAME the port of every ``axis_tap u_tap_NAME`` of the top module to record.
         max_cycles: give up after that many cycles.
 
     Raises SimulationError if the bench does not report one passed test: a wrong count of frames, a
@@ -400,7 +400,7 @@ def simulate_batch(
         if taps:
             plusargs = (*plusargs, f"+sievit_taps={folder}")
         found, cover = _execute(build_dir, top, cases, initial, plusargs)
-        seen = {edge: _Tap(folder / edge, port) for edge, port in (taps or {}).items()}
+        seen = {e: _Tap(folder / f"{top}.u_tap_{e}", port) for e, port in (taps or {}).items()}
     results = []
     for i, (case, out) in enumerate(zip(cases, found, strict=True)):
         what = _describe(top, case)

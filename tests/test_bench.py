@@ -139,7 +139,7 @@ EDGE = """
       .s_axis_tlast(a_tlast), .s_axis_tuser(a_tuser), .m_axis_tdata, .m_axis_tvalid, .m_axis_tready,
       .m_axis_tlast, .m_axis_tuser
   );
-  axis_tap #(.DataBits(8), .Name("a")) u_a (
+  axis_tap #(.DataBits(8)) u_tap_a (
       .clk_i, .rst_ni, .tdata(a_tdata), .tvalid(a_tvalid), .tready(a_tready), .tlast(a_tlast),
       .tuser(a_tuser)
   );
@@ -187,7 +187,7 @@ def test_edges_inside_keep_the_rules(fault: str | None) -> None:
     if fault is None:
         assert run().edges["a"] == x
         return
-    with pytest.raises(SimulationError, match=r"a: (the payload changed|tvalid fell)"):
+    with pytest.raises(SimulationError, match=r"u_tap_a.*: (the payload changed|tvalid fell)"):
         run()
 
 

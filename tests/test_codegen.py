@@ -62,7 +62,8 @@ def test_deterministic(tmp_path: Path) -> None:
         codegen.generate(small_graph(), folder)
         files.append({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")})
     assert files[0] == files[1]
-    assert Path("small_graph.sv") in files[0] and Path("mem/small_graph.u_left.weights.hex") in files[0]
+    names = {str(p) for p in files[0]}
+    assert {"small_graph.sv", "mem/small_graph.u_left.weights.hex"} <= names
     lint("small_graph", [tmp_path / "a" / "small_graph.sv"])
 
 

@@ -148,11 +148,11 @@ module tb_fork (
       .m_axis_tlast({m_axis_tlast, b_tlast, a_tlast}),
       .m_axis_tuser({m_axis_tuser, b_tuser, a_tuser})
   );
-  axis_tap #(.DataBits(8), .Name("a")) u_a (
+  axis_tap #(.DataBits(8)) u_tap_a (
       .clk_i, .rst_ni, .tdata(a_tdata), .tvalid(a_tvalid), .tready(a_tready), .tlast(a_tlast),
       .tuser(a_tuser)
   );
-  axis_tap #(.DataBits(8), .Name("b")) u_b (
+  axis_tap #(.DataBits(8)) u_tap_b (
       .clk_i, .rst_ni, .tdata(b_tdata), .tvalid(b_tvalid), .tready(b_tready), .tlast(b_tlast),
       .tuser(b_tuser)
   );
