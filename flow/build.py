@@ -327,6 +327,11 @@ class Build(ABC):
                     "dsp": r.dsp,
                     "bram36": r.bram36,
                     "share": max(shares),
+                    "fifos": ", ".join(
+                        f"{self.rtl.fifos[node.name, i]} of {depth}"
+                        for i, depth in enumerate(node.depths)
+                        if (node.name, i) in self.rtl.fifos
+                    ),
                 }
             )
         window = min(self.rtl.cycles, ends[min(5, len(ends) - 1)] + 1)

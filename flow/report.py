@@ -58,7 +58,7 @@ class ReportDetails:
         cores: one row per node: ``name``, ``core``, ``folding``, ``cycles_predicted``,
             ``cycles_measured`` (or None), ``utilisation`` (busy fraction of the initiation
             interval), ``lut``, ``ff``, ``dsp``, ``bram36``, ``share`` (largest fraction of one
-            resource's budget).
+            resource's budget), ``fifos`` (most beats in simulation and depth of those in front).
     """
 
     images: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1, dtype=torch.uint8))
@@ -283,7 +283,8 @@ def _core_rows(graph: Graph, details: ReportDetails) -> list[dict[str, Any]]:
         shown = {key: _number(row.get(key)) for key in ("cycles_predicted", "cycles_measured")}
         shown |= {key: _number(_rounded(row.get(key))) for key in ("lut", "ff", "dsp", "bram36")}
         shown |= {key: _whole_percent(row.get(key)) for key in ("utilisation", "share")}
-        rows.append({key: row.get(key, "") for key in ("name", "core", "folding")} | shown)
+        texts = ("name", "core", "folding", "fifos")
+        rows.append({key: row.get(key, "") for key in texts} | shown)
         rows[-1]["stream"] = stream
     return rows
 

@@ -167,7 +167,8 @@ def taps(graph: Graph) -> list[tuple[str, str, Port]]:
 
 
 def bind_taps(graph: Graph) -> str:
-    """SystemVerilog that puts an ``axis_tap``, which is no part of the design, on every edge."""
+    """SystemVerilog that puts an ``axis_tap`` on every edge and a ``fifo_mark`` on every FIFO, none
+    of them a part of the design."""
     lines = ["// SPDX-License-Identifier: Apache-2.0", ""]
     for edge, prefix, port in taps(graph):
         links = "".join(f",\n    .{s}({prefix}_{s})" for s in SIGNALS)
@@ -176,6 +177,11 @@ def bind_taps(graph: Graph) -> str:
             f"    .DataBits({port.lanes * port.itype.bits})",
             f") u_tap_{edge} (\n    .clk_i,\n    .rst_ni{links}\n);",
             "",
+        ]
+    if any(depth for node in graph.nodes for depth in node.depths):
+        lines += [
+            "bind axis_fifo fifo_mark #(\n    .CountBits(AddrBits + 1)",
+            ") u_mark (\n    .clk_i,\n    .rst_ni,\n    .count_q\n);\n",
         ]
     return "\n".join(lines)
 

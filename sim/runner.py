@@ -11,6 +11,7 @@ import json
 import math
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,7 @@ class RtlResult:
         cover: port -> what its ``axis_checker`` has seen over the whole process: ``beats``,
             ``stalls``, ``back_to_back``, and ``rose`` and ``fell``, a bit each of
             ``bench.SIGNALS`` and tdata from the least significant on.
+        fifos: (node, input) -> most beats that its FIFO held over the whole process.
     """
 
     output: Stream
@@ -88,6 +90,7 @@ class RtlResult:
     beats: list[bench.Beat] = field(default_factory=list)
     cycles: int = 0
     cover: dict[str, dict[str, int]] = field(default_factory=dict)
+    fifos: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
 def verilator_root() -> Path:
@@ -399,7 +402,7 @@ def simulate_batch(
         folder = Path(name).resolve()
         if taps:
             plusargs = (*plusargs, f"+sievit_taps={folder}")
-        found, cover = _execute(build_dir, top, cases, initial, plusargs)
+        found, log = _execute(build_dir, top, cases, initial, plusargs)
         seen = {e: _Tap(folder / f"{top}.u_tap_{e}", port) for e, port in (taps or {}).items()}
     results = []
     for i, (case, out) in enumerate(zip(cases, found, strict=True)):
@@ -422,7 +425,8 @@ def simulate_batch(
                 out.segments,
                 out.output,
                 out.cycles,
-                cover,
+                _cover(log),
+                _fifos(log),
             )
         )
     return results
@@ -461,8 +465,8 @@ def _execute(
     cases: list[bench.Case],
     initial: int = 2,
     plusargs: tuple[str, ...] = (),
-) -> tuple[list[bench.Result], dict[str, dict[str, int]]]:
-    """Results of the cases, and the counters of every ``axis_checker`` over all of them."""
+) -> tuple[list[bench.Result], str]:
+    """Results of the cases, and what the design printed over all of them."""
     import cocotb_tools.config as cocotb_config
     import find_libpython
 
@@ -505,7 +509,7 @@ def _execute(
             # the one that was under way
             what = _describe(top, cases[min(len(results), len(cases) - 1)])
             raise SimulationError(f"{what}: the simulator ended with {done.returncode}:\n{log}")
-        return results, _cover(done.stdout)
+        return results, done.stdout
 
 
 def _read_results(path: Path) -> list[bench.Result]:
@@ -530,6 +534,12 @@ def _cover(log: str) -> dict[str, dict[str, int]]:
             counts = (word.split("=") for word in words[2:])
             found[words[1]] = {key: int(value, 16) for key, value in counts}
     return found
+
+
+def _fifos(log: str) -> dict[tuple[str, int], int]:
+    """What ``fifo_mark`` has seen, ``FIFO <top>.u_<node>_in<input>_fifo.u_mark <beats>``."""
+    lines = re.findall(r"^FIFO \w+\.u_(\w+)_in(\d+)_fifo\.u_mark (\d+)$", log, re.M)
+    return {(node, int(index)): int(most) for node, index, most in lines}
 
 
 def _one_pass(path: Path) -> bool:
