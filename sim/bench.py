@@ -40,6 +40,8 @@ STALLS = {
 RESET_CYCLES = 4
 #: cycles for which ``starve`` withholds one input
 STARVE = 200
+#: cycles at most for which the bench goes on watching after the last beat
+SILENCE = 5_000
 #: steps between looks of the cocotb test at what the callback has done
 POLL = 100_000
 
@@ -301,7 +303,8 @@ def _steps(dut: Any, case: Case, out: Result) -> Iterator[None]:
                             out.error = f"cycle {cycle}: a frame came out before one went in"
                             return
                         if not resets and len(out.out_last) == frames:
-                            silent = 2 * abs(out.out_first[0] - out.in_first[0]) + 64
+                            latency = abs(out.out_first[0] - out.in_first[0])
+                            silent = min(2 * latency, SILENCE) + 64
         elif held is not None:
             out.error = f"cycle {cycle}: the output withdrew tvalid without tready"
             return
