@@ -102,11 +102,20 @@ def make_build(
 @cli.command("import")
 @click.argument("kind", type=click.Choice(["hgpipe"]))
 @click.argument("file", type=click.Path(path_type=Path))
-def import_(kind: str, file: Path) -> None:
-    """Read a published network of integers as a model: hgpipe, the .npz of HG-PIPE's DeiT-Tiny."""
+@click.option("--variant", default=None, help="Prune it: 2_4, 4_16 or dense, each also _pruned.")
+def import_(kind: str, file: Path, variant: str | None) -> None:
+    """Read a published network of integers as a model: hgpipe, the .npz of HG-PIPE's DeiT-Tiny.
+
+    A variant has N:M weights by magnitude and N:M attention; _pruned adds token selectors of random
+    weights. It shows cycles, not accuracy.
+    """
     from sievit.models import hgpipe
 
     made = hgpipe.load(file)
+    if variant:
+        from sievit.models import variants  # takes seconds: after what is refused at once
+
+        made = variants.make(made, variant)
     folder = BUILD / "imported" / made.graph.name
     made.save(folder)
     CONSOLE.print(
