@@ -123,6 +123,36 @@ def import_(kind: str, file: Path, variant: str | None) -> None:
     )
 
 
+@cli.command("bench-deit")
+@click.argument("file", type=click.Path(path_type=Path))
+@board_option
+@click.option("--only", multiple=True, help="These variants; default: all six.")
+@click.option("--no-sim", is_flag=True, help="Fold only: predicted cycles and resources.")
+@click.option("--cores", is_flag=True, help="Simulate some cores of every stage alone, too.")
+@click.option("--images", default=3, show_default=True, help="Images simulated in RTL.")
+def bench_deit(
+    file: Path, board: str, only: tuple[str, ...], no_sim: bool, cores: bool, images: int
+) -> None:
+    """Compare pruned variants of HG-PIPE's DeiT-Tiny (FILE.npz) on a board: writes docs/deit.md.
+
+    Resumes if interrupted; a variant is done again when sources, FILE or board have changed.
+    """
+    from sievit.boards import board as boards
+
+    target = boards.load(board)
+    if images < 2:
+        raise click.UsageError("an interval lies between two images: --images 2 or more")
+    from sievit.flow import bench_deit as bench
+    from sievit.models.variants import VARIANTS
+
+    unknown = set(only) - set(VARIANTS)
+    if unknown:
+        raise click.UsageError(
+            f"no variant {', '.join(sorted(unknown))}; known: {', '.join(VARIANTS)}"
+        )
+    bench.run(file, target, only, not no_sim, cores, images, BUILD, CONSOLE)
+
+
 @cli.command()
 @model_option
 @board_option
