@@ -174,7 +174,7 @@ def aimed(graph: Graph, board: Board, lengths: fold.Lengths) -> Graph:
         reached, _ = fold.interval(design, lengths)
         if reached <= AIM or target < AIM / 2:
             return design
-        target *= 0.98  # fold stops at the first interval that is not below
+        target *= 0.95  # fold stops at the first interval that is not below
 
 
 def describe(graph: Graph, lengths: fold.Lengths) -> Record:

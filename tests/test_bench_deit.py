@@ -21,6 +21,7 @@ from sievit.flow.build import load_result
 from sievit.flow.imported import ImportedBuild
 from sievit.models import variants
 from sievit.models.variants import Variant
+from sievit.sim.throughput import Measured
 
 BOARD = dataclasses.replace(boards.load("zcu102"), lut=90_000)
 
@@ -70,6 +71,14 @@ def test_folded(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> N
     assert macs["4_16_pruned"] < macs["2_4_pruned"] < macs["dense"]
     svg = (tmp_path / "deit.svg").read_text()
     assert "<svg" in svg and bench.picture(records, BOARD) == svg
+
+    alone = {"period": 7_654_321, "total": 0, "first": 0, "last": 0}
+    monkeypatch.setattr(bench, "equal_frames", lambda p, tokens: Measured(**alone))
+    records = made.run(only=("4_16_pruned",), cores=True)
+    measured = {c["name"]: c["tokens"] for c in records["4_16_pruned"]["alone"]}
+    assert len(measured) == 20 and measured["blocks_0_attn_q"] == 12
+    assert measured["blocks_3_mlp_fc2"] == 5 + 1  # 35 % of 12 tokens, and a package token
+    assert "| blocks_3_attn_attention |" in made.text and "7,654,321" in made.text
 
     def redone(self: object) -> None:
         raise AssertionError("done again")
