@@ -422,7 +422,8 @@ def picture(records: Mapping[str, Record], board: Board) -> str:
                 axis.scatter(
                     x, y, 42, face, marker=marker, edgecolors=colour, label=label, zorder=3
                 )
-                axis.annotate(name, (x, y), (6, 4), textcoords="offset points", fontsize=7.5)
+                place = (6, 4) if i % 2 == 0 else (6, -10)  # neighbours are close
+                axis.annotate(name, (x, y), place, textcoords="offset points", fontsize=7.5)
         b = board.budget()
         axis.axvline(b.lut + DSP_LUTS * b.dsp, color="#b3261e", lw=1, ls=":")
         axis.annotate(f"budget of {board.title}", (b.lut + DSP_LUTS * b.dsp, 0.02),
