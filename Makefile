@@ -5,6 +5,7 @@ MODEL ?= heatvit_nm_digits
 NAME ?=
 CORE ?=
 DATA ?=
+NPZ ?=
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 SIEVIT := $(BIN)/sievit
 ARGS := --model $(MODEL) $(if $(DATA),--data $(DATA))
 
-.PHONY: hls rtl export train sim report boards cores core test soak bench-cores resources lint clean help
+.PHONY: hls rtl export train sim report boards cores core test soak bench-cores bench-deit resources lint clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 13
@@ -52,6 +53,9 @@ soak: $(VENV)/.ready ## everything that the verification stages ask for, or CORE
 
 bench-cores: $(VENV)/.ready ## measure the rate of the cores; writes docs/throughput.md
 	$(BIN)/python -m sievit.sim.throughput
+
+bench-deit: $(VENV)/.ready ## compare pruned variants of DeiT-Tiny, NPZ=file of HG-PIPE, on BOARD; writes docs/deit.md
+	$(SIEVIT) bench-deit $(or $(NPZ),$(error give the published file of HG-PIPE: make bench-deit NPZ=hgpipe_deit_tiny_a3w3.npz)) --board $(BOARD)
 
 resources: $(VENV)/.ready ## synthesise the cores over a grid of parameters; writes docs/resources.md
 	$(BIN)/python -m sievit.rtl.grid

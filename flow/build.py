@@ -59,6 +59,8 @@ class Build(ABC):
     #: stop folding at this many images per second; 0 = as fast as fits
     fps: float = 0.0
     seed: int = 1
+    #: stall profiles of the RTL simulations; the first is none, which the cycles are taken from
+    stalls: tuple[str, ...] = ("none", "both", "bursts")
     times: dict[str, float] = field(default_factory=dict)
     equal: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: top-1 on the test split by network, as shares
@@ -171,7 +173,7 @@ class Build(ABC):
             note["text"] = "Verilator"
         wrong = torch.zeros(count, dtype=torch.bool)
         stalled = 0
-        for stall in ("none", "both", "bursts"):
+        for stall in self.stalls:
             with self.step(f"RTL {stall}") as note:
                 record = stall == "none"
                 result = runner.run_graph(self.graph, folder, x, stall, self.seed, record=record)
@@ -246,7 +248,9 @@ class Build(ABC):
     def macs(self) -> dict[str, float]:
         """MACs per image of the matrices and attention: dense network, and really executed."""
         dense = executed = 0.0
+        whole = {Graph.INPUT: self.graph.input_tokens}  # tokens that nothing was selected of
         for node in self.graph.nodes:
+            whole[node.name] = node.params.out_tokens(whole[node.inputs[0]])
             if node.core not in ("nm_matmul", "attention"):
                 continue
             p = node.params
@@ -254,7 +258,7 @@ class Build(ABC):
             executed += float(sum(p.macs(int(t)) for t in lengths)) / len(lengths)
             if node.name.startswith("selector"):
                 continue  # a dense network has no selectors
-            full = self.graph.max_tokens(node.inputs[0])
+            full = whole[node.inputs[0]]
             plain = (
                 {"n": 1, "m": 1, "simd": 1} if node.core == "nm_matmul" else {"n": p.to_dict()["m"]}
             )

@@ -102,16 +102,55 @@ def make_build(
 @cli.command("import")
 @click.argument("kind", type=click.Choice(["hgpipe"]))
 @click.argument("file", type=click.Path(path_type=Path))
-def import_(kind: str, file: Path) -> None:
-    """Read a published network of integers as a model: hgpipe, the .npz of HG-PIPE's DeiT-Tiny."""
+@click.option("--variant", default=None, help="Prune it: 2_4, 4_16 or dense, each also _pruned.")
+def import_(kind: str, file: Path, variant: str | None) -> None:
+    """Read a published network of integers as a model: hgpipe, the .npz of HG-PIPE's DeiT-Tiny.
+
+    A variant has N:M weights by magnitude and N:M attention; _pruned adds token selectors of random
+    weights. It shows cycles, not accuracy.
+    """
     from sievit.models import hgpipe
 
     made = hgpipe.load(file)
+    if variant:
+        from sievit.models import variants  # takes seconds: after what is refused at once
+
+        made = variants.make(made, variant)
     folder = BUILD / "imported" / made.graph.name
     made.save(folder)
     CONSOLE.print(
         f"{folder}: {len(made.graph.nodes)} cores; now: sievit build --model {made.graph.name}"
     )
+
+
+@cli.command("bench-deit")
+@click.argument("file", type=click.Path(path_type=Path))
+@board_option
+@click.option("--only", multiple=True, help="These variants; default: all six.")
+@click.option("--no-sim", is_flag=True, help="Fold only: predicted cycles and resources.")
+@click.option("--cores", is_flag=True, help="Simulate some cores of every stage alone, too.")
+@click.option("--images", default=3, show_default=True, help="Images simulated in RTL.")
+def bench_deit(
+    file: Path, board: str, only: tuple[str, ...], no_sim: bool, cores: bool, images: int
+) -> None:
+    """Compare pruned variants of HG-PIPE's DeiT-Tiny (FILE.npz) on a board: writes docs/deit.md.
+
+    Resumes if interrupted; a variant is done again when sources, FILE or board have changed.
+    """
+    from sievit.boards import board as boards
+
+    target = boards.load(board)
+    if images < 2:
+        raise click.UsageError("an interval lies between two images: --images 2 or more")
+    from sievit.flow import bench_deit as bench
+    from sievit.models.variants import VARIANTS
+
+    unknown = set(only) - set(VARIANTS)
+    if unknown:
+        raise click.UsageError(
+            f"no variant {', '.join(sorted(unknown))}; known: {', '.join(VARIANTS)}"
+        )
+    bench.run(file, target, only, not no_sim, cores, images, BUILD, CONSOLE)
 
 
 @cli.command()

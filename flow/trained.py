@@ -21,6 +21,7 @@ from sievit.models.recipe import ZOO, Recipe
 from sievit.quant.execute import execute
 from sievit.quant.lower import lower
 from sievit.quant.params import Stream
+from sievit.quant.sources import folders_digest
 
 PROFILE_IMAGES = 512
 
@@ -75,7 +76,7 @@ class TrainedBuild(Build):
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "model.onnx"
         stamp = self.folder / "model.stamp"
-        key = f"{self.digest} {_sources_digest('models', 'quant')}"
+        key = f"{self.digest} {folders_digest('models', 'quant')}"
         with self.step("export") as note:
             if path.exists() and stamp.exists() and stamp.read_text() == key:
                 self.onnx = ModelWrapper(str(path))
@@ -140,13 +141,3 @@ class TrainedBuild(Build):
             "classes": self.data.classes,
             "alive": {k: v[index] for k, v in self.kept.items()},
         }
-
-
-def _sources_digest(*folders: str) -> str:
-    """SHA-256 over the Python files of the given subpackages."""
-    root = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted((root / folder).rglob("*.py")):
-            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()

@@ -14,6 +14,7 @@ import torch
 from brevitas.quant_tensor import IntQuantTensor
 from torch import Tensor, nn
 
+from sievit.models import selector
 from sievit.models.core_ops import apply_core
 from sievit.models.quantizers import (
     QuantLinear,
@@ -26,26 +27,20 @@ from sievit.models.quantizers import (
     quant_tensor,
 )
 from sievit.models.recipe import Recipe
+from sievit.models.selector import RECIP_BITS
 from sievit.quant.cores.attention import AttentionParams, exp_table, probabilities
 from sievit.quant.cores.first_token import FirstTokenParams
-from sievit.quant.cores.gated_sum import GatedSumParams
-from sievit.quant.cores.layernorm import LayernormParams
 from sievit.quant.cores.lookup_table import LookupTableParams
 from sievit.quant.cores.pos_embed import PosEmbedParams
-from sievit.quant.cores.token_mean import TokenMeanParams, count_reciprocals
-from sievit.quant.cores.token_select import TokenSelectParams, compact, decide
+from sievit.quant.cores.token_select import compact, decide
 from sievit.quant.custom_op import CoreCall
 from sievit.quant.itype import IntType
 from sievit.quant.params import Stream
-from sievit.quant.rounding import reciprocal_table, rsqrt_table
-
-RECIP_BITS = 6
+from sievit.quant.rounding import reciprocal_table
 
 
 class QuantLayerNorm(nn.LayerNorm):
     """Layer normalisation by the ``layernorm`` core; the output spans -4..4."""
-
-    FRAC, SCALE_EXPONENT = 8, -5
 
     def __init__(self, dim: int, bits: int) -> None:
         super().__init__(dim)
@@ -54,32 +49,8 @@ class QuantLayerNorm(nn.LayerNorm):
 
     def forward(self, x: IntQuantTensor) -> IntQuantTensor:  # type: ignore[override]
         dim, t = self.normalized_shape[0], itype(x)
-        gain_bits = -(-(dim - 1).bit_length() // 2)  # sqrt(dim) < 2^gain_bits
-        rsqrt_type, affine = IntType(self.FRAC + 3 + gain_bits, False), IntType(8, True)
-        bias_exponent, bias_type = self.SCALE_EXPONENT - self.FRAC, IntType(18, True)
-        scale = (self.weight.detach() * 2.0**-self.SCALE_EXPONENT).round().long()
-        bias = (self.bias.detach() * 2.0**-bias_exponent).round().long()
-        mean_shift = t.bits + dim.bit_length() + 2
-        p = LayernormParams(
-            max_tokens=dims(x)[1],
-            channels=dim,
-            simd=1,
-            in_type=t,
-            out_type=self.out_type,
-            mean_mult=((2 << mean_shift) + dim) // (2 * dim),
-            mean_shift=mean_shift,
-            index_bits=RECIP_BITS - 1,
-            rsqrt_type=rsqrt_type,
-            norm_shift=2,
-            scale_type=affine,
-            bias_type=bias_type,
-            shift=self.out_exponent - bias_exponent,
-        )
-        constants = {
-            "rsqrt": rsqrt_table(p.index_bits, self.FRAC + 2, dim),
-            "scale": scale.clamp(affine.min, affine.max),
-            "bias": bias.clamp(bias_type.min, bias_type.max),
-        }
+        weight, bias = self.weight.detach(), self.bias.detach()
+        p, constants, _ = selector.layernorm(dims(x)[1], t, self.out_type.bits, weight, bias)
         call = CoreCall("layernorm", p, constants, (exponent(x),), self.out_exponent)
         step = 2.0**self.out_exponent
 
@@ -94,20 +65,13 @@ class QuantLayerNorm(nn.LayerNorm):
 class Table(nn.Module):
     """A scalar function by the ``lookup_table`` core, one entry per input code."""
 
-    def __init__(
-        self,
-        function: Callable[[float], float],
-        smooth: Callable[[Tensor], Tensor],
-        out: Callable[[IntType, int], tuple[IntType, int]],
-    ) -> None:
+    def __init__(self, function: selector.Function, smooth: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.function, self.smooth, self.out = function, smooth, out
+        self.function, self.smooth = function, smooth
 
     def forward(self, x: IntQuantTensor) -> IntQuantTensor:
         t, e = itype(x), exponent(x)
-        out_type, out_exponent = self.out(t, e)
-        codes = range(t.min, t.max + 1)
-        values = [round(self.function(c * 2.0**e) * 2.0**-out_exponent) for c in codes]
+        values, out_type, out_exponent = selector.table(self.function, t, e)
         p = LookupTableParams(
             max_tokens=dims(x)[1],
             channels=dims(x)[2],
@@ -116,37 +80,23 @@ class Table(nn.Module):
             out_type=out_type,
             offset=-t.min,
             shift=0,
-            entries=1 << t.bits,
+            entries=len(values),
         )
-        table = torch.tensor(values).clamp(out_type.min, out_type.max)
-        call = CoreCall("lookup_table", p, {"table": table}, (e,), out_exponent)
+        call = CoreCall("lookup_table", p, {"table": values}, (e,), out_exponent)
         y = apply_core(call, lambda: self.smooth(x.value), [x.value])
         return quant_tensor(y, out_exponent, out_type, self.training)
 
 
 def gelu() -> Table:
-    """GELU; the result keeps type and scale of the argument."""
-    return Table(
-        lambda v: 0.5 * v * (1 + math.erf(v / math.sqrt(2))),
-        nn.functional.gelu,
-        lambda t, e: (t, e),
-    )
+    return Table(selector.GELU, nn.functional.gelu)
 
 
 def sigmoid() -> Table:
-    """Sigmoid in 1/256 steps, at most 255/256."""
-    return Table(
-        lambda v: 1 / (1 + math.exp(-v)), torch.sigmoid, lambda t, e: (IntType(8, False), -8)
-    )
+    return Table(selector.SIGMOID, torch.sigmoid)
 
 
 def two_way() -> Table:
-    """``softmax([v/2, -v/2])`` difference ``t_keep - t_drop = tanh(v / 2)`` in 1/128 steps."""
-    return Table(
-        lambda v: math.tanh(v / 2),
-        lambda x: torch.tanh(x / 2),
-        lambda t, e: (IntType(8, True), -7),
-    )
+    return Table(selector.TWO_WAY, lambda x: torch.tanh(x / 2))
 
 
 class Attention(nn.Module):
@@ -262,8 +212,6 @@ class TokenSelector(nn.Module):
       again.
     """
 
-    TABLE_BITS, RECIP_FRAC = 7, 10
-
     def __init__(self, dim: int, num_heads: int, bits: int) -> None:
         super().__init__()
         head, h = dim // num_heads, num_heads
@@ -302,33 +250,15 @@ class TokenSelector(nn.Module):
         a = self.gate1_gelu(self.gate1_act(self.gate1(a)))
         a = self.sigmoid(self.gate2_act(self.gate2(a)))
         exponents = (exponent(u), exponent(a))
-        bits = itype(u).bits + itype(a).bits + (self.num_heads - 1).bit_length()
-        p = GatedSumParams(
-            max_tokens=dims(u)[1],
-            channels=self.num_heads,
-            simd=1,
-            a_type=itype(u),
-            b_type=itype(a),
-            out_type=IntType(bits, True),
-        )
+        p = selector.gated_sum(dims(u)[1], self.num_heads, itype(u), itype(a))
         call = CoreCall("gated_sum", p, {}, exponents, sum(exponents))
         z = apply_core(call, lambda: (u.value * a.value).sum(-1, keepdim=True), [u.value, a.value])
         return quant_tensor(z, sum(exponents), p.out_type, self.training)
 
     def mean(self, x: IntQuantTensor, frames: Tensor) -> IntQuantTensor:
         tokens, channels = dims(x)[1:]
-        shift = 16
-        p = TokenMeanParams(
-            max_tokens=tokens,
-            channels=channels,
-            groups=self.num_heads,
-            simd=1,
-            in_type=itype(x),
-            recip_type=IntType(shift + 1, False),
-            shift=shift,
-        )
+        p, constants = selector.token_mean(tokens, channels, self.num_heads, itype(x))
         e = exponent(x)
-        constants = {"recip": count_reciprocals(tokens, shift)}
         call = CoreCall("token_mean", p, constants, (e,), e, frames=True)
 
         def smooth() -> Tensor:
@@ -346,29 +276,8 @@ class TokenSelector(nn.Module):
     ) -> tuple[IntQuantTensor, Tensor]:
         tokens, channels = dims(x)[1:]
         t, zt, ez = itype(x), itype(z), exponent(z)
-        shift = zt.bits - self.TABLE_BITS
-        weight_type = IntType(8, False)
-        p = TokenSelectParams(
-            max_tokens=tokens,
-            channels=channels,
-            simd=1,
-            x_type=t,
-            score_type=zt,
-            weight_type=weight_type,
-            offset=-zt.min,
-            shift=shift,
-            entries=1 << self.TABLE_BITS,
-            index_bits=RECIP_BITS,
-            recip_type=IntType(self.RECIP_FRAC + 1, False),
-            recip_shift=self.RECIP_FRAC,
-        )
         gain = 4 / self.num_heads
-        centres = [((i + 0.5) * 2**shift + zt.min) * 2.0**ez for i in range(p.entries)]
-        weight = [round(weight_type.max / (1 + math.exp(-gain * c))) for c in centres]
-        constants = {
-            "weight": torch.tensor(weight),
-            "recip": reciprocal_table(RECIP_BITS, self.RECIP_FRAC),
-        }
+        p, constants = selector.token_select(tokens, channels, t, zt, ez, gain)
         call = CoreCall("token_select", p, constants, (exponent(x), ez), exponent(x), True, True)
         exact_z = z.value
         if self.training and self.noise > 0:  # Gumbel noise of a two-way choice is logistic

@@ -86,11 +86,13 @@ class Graph:
         return [(n, i) for n in self.nodes for i, e in enumerate(n.inputs) if e == edge]
 
     def max_tokens(self, edge: str) -> int:
-        """Most tokens of a frame on the edge."""
+        """Most tokens of a frame on the edge: no more than each of its readers takes, for a core
+        may send fewer than its parameters alone tell."""
         if edge == self.INPUT:
             return self.input_tokens
-        node = self.node(edge)
-        return node.params.out_tokens(node.params.max_tokens)
+        p = self.node(edge).params
+        readers = (n.params.max_tokens for n, _ in self.consumers(edge))
+        return min([p.out_tokens(p.max_tokens), *readers])
 
     def check(self) -> None:
         """Raise UnsupportedError where ports do not fit together."""

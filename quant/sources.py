@@ -5,6 +5,7 @@ measure are kept with a digest of these."""
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 from pathlib import Path
 
@@ -45,3 +46,13 @@ def bare(path: Path) -> str:
                 del body[0]
         body[:] = [n for n in body if getattr(n, "name", "") not in COST]
     return ast.dump(tree)
+
+
+def folders_digest(*folders: str, suffixes: tuple[str, ...] = (".py",)) -> str:
+    """SHA-256 over the files of the given subpackages that end so, names and contents."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in suffixes:
+                digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Tiny
+from hgpipe_network import Network
 from PIL import Image
 
 from sievit.boards import board as boards
 from sievit.quant.params import core_names
 
-COMMANDS = ("train", "export", "build", "sim", "report", "boards", "cores", "core")
+COMMANDS = (
+    "train", "import", "export", "build", "sim", "report", "bench-deit", "boards", "cores", "core",
+)  # fmt: skip
 PROGRAM = Path(sys.executable).parent / "sievit"
 
 
@@ -102,6 +105,27 @@ def test_truncated_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "cut.pt").write_bytes(data[: len(data) // 2])
     text = refused("export", "--model", tiny.toml, "--checkpoint", "cut.pt", cwd=tmp_path)
     assert "cut.pt is damaged" in text and "train it: sievit train tiny" in text
+
+
+def test_unknown_variant(tmp_path: Path, seed: int) -> None:
+    np.savez(tmp_path / "small.npz", **Network(seed).a)  # type: ignore[arg-type]
+    text = refused("import", "hgpipe", "small.npz", "--variant", "1_2", cwd=tmp_path)
+    assert text.startswith("sievit: no variant '1_2'; known: dense, dense_pruned, 2_4, ")
+    text = refused("import", "hgpipe", "small.npz", "--variant", "4_16", cwd=tmp_path)
+    assert "blocks_0_attn_q: 16 does not divide its 12 inputs; take a variant of another" in text
+
+
+def test_comparison_of_a_file_that_is_not_there(tmp_path: Path) -> None:
+    text = refused("bench-deit", "none.npz", cwd=tmp_path)
+    assert text == "sievit: none.npz: no such file; give the path of the .npz"
+
+
+def test_import_of_a_variant(tmp_path: Path, seed: int) -> None:
+    np.savez(tmp_path / "small.npz", **Network(seed, channels=48, hidden=48).a)  # type: ignore[arg-type]
+    done = sievit("import", "hgpipe", "small.npz", "--variant", "4_16", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "now: sievit build --model deit_tiny_4_16" in " ".join(done.stdout.split())
+    assert (tmp_path / "build" / "imported" / "deit_tiny_4_16" / "graph").is_dir()
 
 
 def test_images_that_do_not_divide(tmp_path: Path) -> None:

@@ -1,0 +1,469 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pruned variants of DeiT-Tiny on one board, side by side: folded, simulated, tabulated, drawn.
+
+``sievit bench-deit FILE`` writes one record per variant, ``build/BOARD/MODEL/bench.json``, takes up
+an interrupted run where it stopped, and writes ``docs/deit.md`` and ``docs/deit.svg`` from the
+records. A design that does not fit the board is a row that says what does not fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from sievit.boards.board import Board
+from sievit.flow.imported import ImportedBuild
+from sievit.models import hgpipe, variants
+from sievit.models.imported import Imported
+from sievit.quant import fold
+from sievit.quant.cores.attention import AttentionParams
+from sievit.quant.cores.nm_matmul import NmMatmulParams
+from sievit.quant.cores.token_select import TokenSelectParams
+from sievit.quant.files import replace_section, write_atomic
+from sievit.quant.graph import Graph
+from sievit.quant.params import CoreParams, Resources
+from sievit.quant.sources import folders_digest
+from sievit.sim.throughput import equal_frames, table
+
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "deit.md"
+#: initiation interval that is aimed at, in cycles
+AIM = 30_000
+#: cycles may miss the proportion that the pruning promises by this share
+SLACK = 0.10
+#: LUTs that a DSP block counts for in the picture
+DSP_LUTS = 100
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A published design; ``lut`` 0: not published, the picture shows a lower bound."""
+
+    name: str
+    board: str
+    precision: str
+    fps: float
+    lut: int
+    dsp: int
+    note: str
+    source: str
+
+
+PUBLISHED = (
+    Point("HG-PIPE", "VCK190", "3 bit", 7118, 669_000, 312, "II 57,624 cycles, 425 MHz",
+          "arXiv 2407.17879 and its repository"),
+    Point("HG-PIPE", "ZCU102", "4 bit", 1579, 212_700, 78, "clock and resources not confirmed",
+          "arXiv 2407.17879"),
+    Point("HeatViT", "ZCU102", "8 bit, tokens pruned", 271.2, 0, 1968,
+          "images/s and DSP blocks not confirmed", "HPCA'23, arXiv 2211.08110"),
+    Point("integer-only systolic", "ZCU102", "8 bit, dense", 245.3, 0, 1268,
+          "DSP blocks: 616.1 GOPS / 0.486 GOPS per block",
+          "TCAS-I'23, doi 10.1109/TCSI.2023.3312775"),
+    Point("HeatViT, open RTL", "xc7k325t", "8 bit, tokens pruned", 0.468, 85_959, 65,
+          "213.76 M cycles, 100 MHz", "github.com/YOUXINYANG/HeatViT"),
+)  # fmt: skip
+
+
+# -- one variant ---------------------------------------------------------------------------------
+def run(
+    file: Path, board: Board, only: Sequence[str], simulate: bool, cores: bool, frames: int,
+    folder: Path, console: Console, document: Path = DOCUMENT,
+) -> dict[str, Record]:  # fmt: skip
+    """Record every variant in ``only`` (empty: all), then write the document of all records.
+
+    Args:
+        file: the .npz of HG-PIPE.
+        simulate: build the design, all its comparisons, and measure it in Verilator.
+        cores: simulate cores of the first block of every stage alone, too.
+        frames: images in the RTL simulation, back to back, without stalls.
+        folder: of all builds.
+
+    Raises FormatError, VariantError, BuildError.
+    """
+    model = hgpipe.load(file)
+    sources = folders_digest(
+        "models", "quant", "hls", "rtl", "sim", suffixes=(".py", ".sv", ".hpp")
+    )
+    common = [hashlib.sha256(file.read_bytes()).hexdigest(), sources, astuple(board)]
+    key = hashlib.sha256(json.dumps(common).encode()).hexdigest()
+    records = {}
+    for name in variants.VARIANTS:
+        made = variants.make(model, name)
+        target = folder / board.name / made.graph.name
+        record = _load(target / "bench.json", key)
+        missing = not record or (simulate and not record["refused"] and not record["measured"])
+        if not only or name in only:
+            if missing:
+                console.rule(made.graph.name)
+                source = folder / "imported" / made.graph.name
+                made.save(source)
+                record = _record(made, source, target, board, simulate, frames, console)
+                write_atomic(target / "bench.json", json.dumps({"key": key, **record}, indent=1))
+            if cores and "alone" not in record:
+                record["alone"] = _alone(target / "design", console)
+                write_atomic(target / "bench.json", json.dumps({"key": key, **record}, indent=1))
+        if record:
+            records[name] = record
+            console.print(f"{made.graph.name:<24} {_line(record)}")
+    write_document(records, board, document)
+    console.print(f"{document}")
+    return records
+
+
+def _load(path: Path, key: str) -> Record:
+    """An earlier record of the same file, sources and board; empty if there is none."""
+    record = json.loads(path.read_text()) if path.is_file() else {}
+    return record if record.pop("key", "") == key else {}
+
+
+def _record(
+    made: Imported, source: Path, target: Path, board: Board, simulate: bool, frames: int,
+    console: Console,
+) -> Record:  # fmt: skip
+    """Fold, and if it fits and ``simulate`` build, a variant; the unfolded graph is in ``made``."""
+    build = ImportedBuild(
+        name=made.graph.name, source=source, board=board, folder=target, console=console,
+        rtl_images=frames, stalls=("none",),
+    )  # fmt: skip
+    build.front()
+    plain, refused = build.graph, ""
+    measured: Record = {}
+    try:
+        build.fold()
+    except fold.BudgetError as error:
+        refused = str(error)
+        console.print(f"does not fit: {refused}")
+    fits = not refused
+    if fits and simulate:
+        build.generate()
+        build.run_hls()
+        build.run_rtl()
+        build.finish()
+        measured = {"ii": round(build.ii, 1), "latency": build.latency}
+        measured["cores"] = {c["name"]: c["cycles_measured"] for c in build.details().cores}
+    tokens = {k: int(v[0]) for k, v in build.lengths.items()}
+    out: Record = {"name": made.graph.name, "refused": refused, "measured": measured}
+    if fits:
+        out["design"] = describe(build.graph, build.lengths)
+    if not fits or out["design"]["ii"] > AIM:
+        with build.step("fold for aim") as note:
+            wide = aimed(plain, board, build.lengths)
+            out["aim"] = describe(wide, build.lengths)
+            note["text"] = _resources(out["aim"]["resources"])
+    design = build.graph if fits else wide
+    design.save(target / "design")
+    out["proportion"] = proportion(design, tokens)
+    return out
+
+
+def aimed(graph: Graph, board: Board, lengths: fold.Lengths) -> Graph:
+    """The design that reaches the aim, at the board's prices but with room for everything."""
+    room, target = Resources(*(1000 * b for b in board.budget().astuple())), float(AIM)
+    while True:
+        design = fold.fold(graph, room, lengths, target, board.device())
+        reached, _ = fold.interval(design, lengths)
+        if reached <= AIM or target < AIM / 2:
+            return design
+        target *= 0.95  # fold stops at the first interval that is not below
+
+
+def describe(graph: Graph, lengths: fold.Lengths) -> Record:
+    """Figures of a folded design: predicted cycles, resources, what every core takes."""
+    ii, slowest = fold.interval(graph, lengths)
+    tokens = {k: int(v[0]) for k, v in lengths.items()}
+    cores = []
+    for node in graph.nodes:
+        p, t = node.params, tokens[node.inputs[0]]
+        cores.append({
+            "name": node.name, "core": node.core, "tokens": t, "cycles": p.cycles(t),
+            "products": products(p), "macs": p.macs(t) if products(p) else 0,
+            "folding": " ".join(f"{k}={v}" for k, v in fold.describe(p).items()),
+            **{k: round(v, 1) for k, v in asdict(p.resources()).items()},
+        })  # fmt: skip
+    return {
+        "ii": round(ii), "slowest": slowest, "latency": round(fold.latency(graph, tokens)),
+        "resources": {k: round(v, 1) for k, v in asdict(fold.total(graph)).items()},
+        "plumbing": {k: round(v, 1) for k, v in asdict(fold.plumbing(graph)).items()},
+        "products": sum(c["products"] for c in cores), "macs": sum(c["macs"] for c in cores),
+        "cores": cores,
+    }  # fmt: skip
+
+
+def products(p: CoreParams) -> int:
+    """Multiplications per cycle of a matrix core or of attention; 0 for other cores."""
+    if isinstance(p, NmMatmulParams):
+        return p.tp * p.multipliers
+    if isinstance(p, AttentionParams):
+        return p.tp * p.heads_par * p.simd * (p.m + p.n)
+    return 0
+
+
+# -- proportion ----------------------------------------------------------------------------------
+def proportion(graph: Graph, tokens: Mapping[str, int]) -> list[Record]:
+    """Cycles of every core of the blocks against an un-pruned one with as many multipliers.
+
+    Expected is N / M times the share of tokens in a matrix, the square of that share in attention,
+    whose queries and keys both get fewer, and the share elsewhere.
+    """
+    out, stage = [], 0
+    whole = graph.input_tokens + 1
+    for node in graph.nodes:
+        p, t = node.params, tokens[node.inputs[0]]
+        stage += isinstance(p, TokenSelectParams)
+        if not node.name.startswith("blocks_"):
+            continue
+        share = t / whole
+        full: CoreParams = replace(p, max_tokens=whole)
+        if isinstance(p, NmMatmulParams):
+            expected = share * p.n / p.m
+            full = replace(p, n=1, m=1, simd=p.simd * p.n // p.m, max_tokens=whole)
+        else:
+            expected = share**2 if isinstance(p, AttentionParams) else share
+        found = p.cycles(t) / full.cycles(whole)
+        out.append({
+            "core": node.core, "name": node.name, "stage": stage, "tokens": t,
+            "expected": round(expected, 4), "found": round(found, 4),
+        })  # fmt: skip
+    return out
+
+
+def _alone(folder: Path, console: Console) -> list[Record]:
+    """Cycles per frame of cores of the first block of every stage, each simulated alone."""
+    graph, out = Graph.load(folder), []
+    blocks = ["blocks_0_", *(f"blocks_{n.name.split('_')[1]}_" for n in graph.nodes
+                             if isinstance(n.params, TokenSelectParams))]  # fmt: skip
+    for block in blocks:
+        for part in ("attn_q", "attn_attention", "attn_proj", "mlp_fc1", "mlp_fc2"):
+            p = graph.node(block + part).params
+            found = equal_frames(p, p.max_tokens).period
+            out.append({"name": block + part, "tokens": p.max_tokens, "measured": found,
+                        "predicted": p.cycles(p.max_tokens)})  # fmt: skip
+            console.print(f"{block + part}: {found:,} cycles, predicted {out[-1]['predicted']:,}")
+    return out
+
+
+# -- document ------------------------------------------------------------------------------------
+def write_document(records: Mapping[str, Record], board: Board, document: Path) -> None:
+    """Replace the tables of the document and the picture beside it."""
+    sections = {
+        "results": _results(records, board),
+        "published": _published(),
+        "limits": _limits(records, board),
+        "proportion": _proportions(records),
+    }
+    for name, text in sections.items():
+        replace_section(document, name, f"\n{text}\n")
+    write_atomic(document.with_suffix(".svg"), picture(records, board))
+
+
+def _results(records: Mapping[str, Record], board: Board) -> str:
+    budget, rows = asdict(board.budget()), []
+    for name in variants.VARIANTS:
+        record = records.get(name)
+        title = f"deit_tiny_{name}"
+        if not record or record["refused"]:
+            rows.append((title, "not run" if not record else "does not fit", *["-"] * 9))
+            continue
+        d, m = record["design"], record["measured"]
+        ii = m.get("ii", d["ii"])
+        used = [
+            f"{d['resources'][k]:,.0f} ({100 * d['resources'][k] / budget[k]:.0f} %)"
+            for k in ("lut", "ff", "dsp", "bram36")
+        ]
+        rows.append((
+            title, f"{d['ii']:,}", f"{m['ii']:,.0f}" if m else "-", f"{d['latency']:,}",
+            f"{m['latency']:,}" if m else "-", f"{board.clock_mhz * 1e6 / ii:,.0f}", *used,
+            f"{100 * d['macs'] / (d['products'] * ii):.0f} %",
+        ))  # fmt: skip
+    head = ("variant", "II predicted", "II measured", "latency predicted", "latency measured",
+            "img/s", "LUT", "FF", "DSP", "BRAM36", "multipliers busy")  # fmt: skip
+    text = f"{board.title}, {board.clock_mhz:g} MHz; percent of the usable budget.\n\n"
+    text += table(head, rows)
+    for name, record in records.items():
+        if record["refused"]:
+            text += f"\n\n`deit_tiny_{name}`: {record['refused']}."
+    return text
+
+
+def _published() -> str:
+    rows = [
+        (p.name, p.board, p.precision, f"{p.fps:,g}", f"{p.lut:,}" if p.lut else "-", f"{p.dsp:,}",
+         p.note, p.source)
+        for p in PUBLISHED
+    ]  # fmt: skip
+    return table(("design", "board", "precision", "img/s", "LUT", "DSP", "note", "source"), rows)
+
+
+def _limits(records: Mapping[str, Record], board: Board) -> str:
+    """Per variant, resources and cycles by kind of core: of the design on the board, or of the one
+    that reaches the aim."""
+    parts = []
+    for name, record in records.items():
+        for what in ("design", "aim"):
+            if what not in record:
+                continue
+            d = record[what]
+            where = f"on {board.title}" if what == "design" else f"II {AIM:,} or less, any size"
+            parts.append(
+                f"### deit_tiny_{name}, {where}\n\n"
+                f"II {d['ii']:,}, set by `{d['slowest']}`.\n\n{_kinds(d, asdict(board.budget()))}"
+            )
+    return "\n\n".join(parts) or "No variant was run."
+
+
+def _kinds(design: Record, budget: Mapping[str, float]) -> str:
+    kinds: dict[str, list[Record]] = {}
+    for core in design["cores"]:
+        kinds.setdefault(_kind(core), []).append(core)
+    names = [f.name for f in fields(Resources) if budget[f.name]]
+
+    def cells(values: Mapping[str, float]) -> list[str]:
+        return [f"{values[k]:,.0f}" for k in names]
+
+    rows = []
+    for kind, cores in sorted(kinds.items(), key=lambda k: -sum(c["lut"] for c in k[1])):
+        slow = max(cores, key=lambda c: c["cycles"])
+        total = {k: sum(c[k] for c in cores) for k in names}
+        rows.append((kind, f"{len(cores)}", f"{slow['cycles']:,}", f"{slow['name']}",
+                     f"{sum(c['products'] for c in cores):,}", *cells(total)))  # fmt: skip
+    rows.append(("FIFOs, forks, width", "-", "-", "-", "-", *cells(design["plumbing"])))
+    rows.append(("all", f"{len(design['cores'])}", f"{design['ii']:,}", design["slowest"],
+                 f"{design['products']:,}", *cells(design["resources"])))  # fmt: skip
+    rows.append(("budget", "-", "-", "-", "-", *cells(budget)))
+    head = ("cores", "number", "most cycles", "in", "products", *(n.upper() for n in names))
+    return table(head, rows)
+
+
+def _kind(core: Mapping[str, Any]) -> str:
+    """Matrices by their place in the network, other cores by their stem."""
+    if core["name"].startswith("selectors_"):
+        return "selector"
+    if core["core"] != "nm_matmul":
+        return str(core["core"])
+    place = core["name"].split("_")[-1]
+    return f"nm_matmul {place if core['name'].startswith('blocks_') else core['name']}"
+
+
+def _proportions(records: Mapping[str, Record]) -> str:
+    rows, wrong = [], []
+    for name, record in records.items():
+        groups: dict[tuple[int, str], list[Record]] = {}
+        for core in record["proportion"]:
+            groups.setdefault((core["stage"], core["core"]), []).append(core)
+        for (stage, kind), cores in groups.items():
+            far = max(cores, key=lambda c: abs(c["found"] / c["expected"] - 1))
+            miss = far["found"] / far["expected"] - 1
+            if abs(miss) > SLACK:
+                wrong.append(f"`{far['name']}` of deit_tiny_{name} by {100 * miss:+.0f} %")
+            if stage or kind == "nm_matmul":
+                rows.append((
+                    f"deit_tiny_{name}", str(stage), str(far["tokens"]), kind, str(len(cores)),
+                    f"{far['expected']:.3f}", f"{far['found']:.3f}", f"{100 * miss:+.1f} %",
+                    far["name"],
+                ))  # fmt: skip
+    head = ("variant", "selectors before", "tokens", "core", "number", "expected", "found", "miss",
+            "farthest")  # fmt: skip
+    text = table(head, rows) + "\n\n" if rows else ""
+    text += (
+        f"Beyond {100 * SLACK:.0f} %: {', '.join(wrong)}."
+        if wrong
+        else f"Every core is within {100 * SLACK:.0f} % of what is expected."
+    )
+    alone = [
+        (f"deit_tiny_{name}", c["name"], f"{c['tokens']}", f"{c['predicted']:,}",
+         f"{c['measured']:,}")
+        for name, record in records.items()
+        for c in record.get("alone", [])
+    ]  # fmt: skip
+    if alone:
+        text += "\n\nCores alone, in Verilator, three frames back to back:\n\n"
+        text += table(("variant", "core", "tokens", "cycles predicted", "measured"), alone)
+    return text
+
+
+def _line(record: Record) -> str:
+    if record["refused"]:
+        return f"does not fit; II {record['aim']['ii']:,} takes " + _resources(
+            record["aim"]["resources"]
+        )
+    d, m = record["design"], record["measured"]
+    shown = f"{m['ii']:,.0f} measured" if m else "not measured"
+    return f"II {d['ii']:,} predicted, {shown}; {_resources(d['resources'])}"
+
+
+def _resources(r: Mapping[str, float]) -> str:
+    return f"{r['lut']:,.0f} LUT, {r['dsp']:,.0f} DSP, {r['bram36']:,.0f} BRAM36"
+
+
+# -- picture -------------------------------------------------------------------------------------
+def picture(records: Mapping[str, Record], board: Board) -> str:
+    """Images per second against area, both logarithmic, as SVG; the same records, the same text."""
+    style = {"font.family": "DejaVu Sans", "font.size": 9, "svg.hashsalt": "sievit",
+             "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(8.6, 5.2), layout="constrained")
+        axis = figure.add_subplot()
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        for kind, colour, marker, points in _points(records, board):
+            for i, (name, x, y) in enumerate(points):
+                face = "none" if kind.startswith(("predicted", "needed")) else colour
+                label = kind if i == 0 else None
+                axis.scatter(
+                    x, y, 42, face, marker=marker, edgecolors=colour, label=label, zorder=3
+                )
+                place = (6, 4) if i % 2 == 0 else (6, -10)  # neighbours are close
+                axis.annotate(name, (x, y), place, textcoords="offset points", fontsize=7.5)
+        b = board.budget()
+        axis.axvline(b.lut + DSP_LUTS * b.dsp, color="#b3261e", lw=1, ls=":")
+        axis.annotate(f"budget of {board.title}", (b.lut + DSP_LUTS * b.dsp, 0.02),
+                      (-4, 0), textcoords="offset points", xycoords=("data", "axes fraction"),
+                      rotation=90, ha="right", fontsize=7.5, color="#b3261e")  # fmt: skip
+        axis.set_xlabel(f"LUT + {DSP_LUTS} x DSP")
+        axis.set_ylabel("images/s")
+        axis.grid(True, which="major", color="#e4e7eb")
+        axis.margins(x=0.16, y=0.08)
+        axis.legend(loc="lower right", fontsize=8, frameon=False)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def _points(
+    records: Mapping[str, Record], board: Board
+) -> Iterable[tuple[str, str, str, list[tuple[str, float, float]]]]:
+    """(what, colour, marker, (name, area, images per second)) of every group that has points."""
+    clock = board.clock_mhz * 1e6
+
+    def area(r: Mapping[str, float]) -> float:
+        return r["lut"] + DSP_LUTS * r["dsp"]
+
+    groups: dict[str, list[tuple[str, float, float]]] = {}
+    for name, record in records.items():
+        if record["refused"]:
+            d, what, ii = record["aim"], f"needed for II {AIM:,}: does not fit", record["aim"]["ii"]
+        else:
+            d, m = record["design"], record["measured"]
+            what, ii = ("measured", m["ii"]) if m else ("predicted", d["ii"])
+        groups.setdefault(what, []).append((name, area(d["resources"]), clock / ii))
+    groups["published"] = [
+        (f"{p.name} {p.board}", area(asdict(p)), p.fps) for p in PUBLISHED if p.lut
+    ]
+    groups["published, LUTs unknown: at least"] = [
+        (f"{p.name} {p.board}", area(asdict(p)), p.fps) for p in PUBLISHED if not p.lut
+    ]
+    for what, points in groups.items():
+        ours = not what.startswith("published")
+        colour = "#2f6fb0" if ours else "#616e7c"
+        marker = "X" if what.startswith("needed") else "o" if ours else ">" if "," in what else "s"
+        yield what, colour, marker, points
