@@ -225,6 +225,7 @@ def _write_memories(node: Node, folder: Path) -> dict[str, int | str]:
     out: dict[str, int | str] = {}
     for key, memory in node.params.memories(node.constants).items():
         name = f"mem/{node.name}.{key}.hex"
-        (folder / name).write_text(memory.hex())
+        for file, text in memory.files(name).items():
+            (folder / file).write_text(text)
         out[f"{camel(key)}File"] = name
     return out

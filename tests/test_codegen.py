@@ -62,7 +62,7 @@ def test_deterministic(tmp_path: Path) -> None:
         codegen.generate(small_graph(), folder)
         files.append({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")})
     assert files[0] == files[1]
-    assert Path("small_graph.sv") in files[0] and Path("mem/left.weights.hex") in files[0]
+    assert Path("small_graph.sv") in files[0] and Path("mem/left.weights.hex0") in files[0]
     lint("small_graph", [tmp_path / "a" / "small_graph.sv"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -29,8 +30,10 @@ from sievit.quant.rounding import round_shift, saturate
 
 #: signed operands of a DSP block: DSP48E2; narrower ones are DSP48E1 (25, 18) and ECP5 (18, 18)
 DSP_PORTS = (27, 18)
-#: narrower products stay in LUTs, whatever mult_dsp asks for
-DSP_PRODUCT_BITS = 9
+#: bits that a DSP block adds up
+DSP_SUM_BITS = 48
+#: its last block sees its inputs that many cycles late, which a shift register of one LUT provides
+LONGEST_CHAIN = 32
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,10 @@ class NmMatmulParams(CoreParams):
     pe: int = 2
     #: tokens computed side by side
     tp: int = 1
-    #: products per multiplier, of as many tokens; divides tp
+    #: tokens that share a DSP block; divides tp
     pack: int = 1
+    #: outputs that share a DSP block, 1 or 2; divides pe; 2 only where all outputs see all inputs
+    pack_out: int = 1
     in_type: IntType = IntType(8, True)
     weight_type: IntType = IntType(4, True)
     bias_type: IntType = IntType(16, True)
@@ -91,9 +96,14 @@ class NmMatmulParams(CoreParams):
         self.require(self.group_inputs % self.simd == 0, f"simd {self.simd} must divide the inputs")
         self.require((self.out_channels // self.groups) % self.pe == 0, "pe must divide outputs")
         self.require(self.tp >= 1, "tp must be positive")
-        self.require(1 <= self.pack <= 4, f"{self.pack} products per multiplier: 1 to 4 are")
+        self.require(1 <= self.pack <= 4, f"{self.pack} tokens per multiplier: 1 to 4 are")
         self.require(self.tp % self.pack == 0, f"pack {self.pack} must divide tp {self.tp}")
-        self.require(self.mult_dsp == 1 or self.pack == 1, "multipliers in LUTs are not shared")
+        self.require(self.pack_out in (1, 2), f"{self.pack_out} outputs per multiplier: 1 or 2 are")
+        self.require(self.pe % self.pack_out == 0, f"pack_out must divide pe {self.pe}")
+        self.require(self.pack_out == 1 or self.m == 1, "outputs with inputs of their own share none")
+        self.require(
+            self.mult_dsp == 1 or self.pack * self.pack_out == 1, "multipliers in LUTs are not shared"
+        )
         self.require(
             not self.mult_dsp or self.fits_dsp(DSP_PORTS),
             f"pack {self.pack} of {self.in_type} x {self.weight_type} suits no DSP block",
@@ -102,13 +112,28 @@ class NmMatmulParams(CoreParams):
         self.require(self.weight_ram in (0, 1, 2), "weight_ram is 0, 1 or 2")
 
     @property
-    def product_bits(self) -> int:
-        """Bits of a product, and so of its field in a shared multiplier."""
-        return _product_bits(self.in_type, self.weight_type)
+    def terms(self) -> int:
+        """Products per output, token and step."""
+        return self.simd // self.m * self.n
+
+    @property
+    def chain(self) -> int:
+        """DSP blocks in a row, each adding the sum of the one before."""
+        if not self.mult_dsp:
+            return 1
+        return longest_chain(self.in_type, self.weight_type, self.pack, self.pack_out, self.terms)
+
+    @property
+    def slices(self) -> tuple[int, ...]:
+        """Bits of the memories that the weights lie in, two blocks of every chain each."""
+        bits = self.multipliers // self.chain * (self.weight_type.bits + self.index_bits)
+        return (2 * bits,) * (self.chain // 2) + (bits,) * (self.chain % 2)
 
     def fits_dsp(self, ports: tuple[int, int]) -> bool:
-        """A multiplier is one DSP block with signed operands of these widths, and worth one."""
-        return _fits_dsp(self.in_type, self.weight_type, self.pack, ports)
+        """A multiplier is one DSP block with signed operands of these widths."""
+        return _fits_dsp(
+            self.in_type, self.weight_type, self.pack, self.pack_out, self.chain, ports
+        )
 
     @property
     def group_inputs(self) -> int:
@@ -159,27 +184,31 @@ class NmMatmulParams(CoreParams):
         return torch.gather(grouped, -1, order), order
 
     def memories(self, constants: Constants) -> dict[str, Memory]:
-        """``weights``: word ``tile * (group_inputs / simd) + step`` holds, LSB first, all values
-        ``[pe][simd / m][n]``, then all indices, each less its slot, in the same order. ``bias``:
-        one word per tile. ``table``: one entry per word."""
+        """``weights``: word ``tile * (group_inputs / simd) + step`` holds, LSB first, for every block
+        of a chain all values ``[pe][chains]``, then all indices, each less its slot, in the same
+        order; the words of two blocks are a slice. ``bias``: one word per tile. ``table``: one
+        entry per word."""
         values, index = self.compressed(constants["weight"])
         index = index - torch.arange(self.n)
         tiles, steps = self.out_channels // self.pe, self.group_inputs // self.simd
 
-        def words(x: Tensor) -> Tensor:
-            x = x.reshape(tiles, self.pe, steps, self.simd // self.m, self.n)
-            return x.permute(0, 2, 1, 3, 4).reshape(tiles * steps, -1)
+        def words(x: Tensor, t: IntType) -> list[int]:
+            x = x.reshape(tiles, self.pe, steps, -1, self.chain)
+            return pack(x.permute(0, 2, 4, 1, 3).reshape(tiles * steps * self.chain, -1), t)
 
-        bits = self.multipliers * self.weight_type.bits
-        low = pack(words(values), self.weight_type)
+        count = self.multipliers // self.chain
+        bits = count * self.weight_type.bits
+        low = words(values, self.weight_type)
         if self.index_bits:
-            high = pack(words(index), IntType(self.index_bits, False))
+            high = words(index, IntType(self.index_bits, False))
             low = [a | (b << bits) for a, b in zip(low, high, strict=True)]
-            bits += self.multipliers * self.index_bits
+            bits += count * self.index_bits
+        rows = [low[i : i + self.chain] for i in range(0, len(low), self.chain)]
+        joined = [sum(part << (i * bits) for i, part in enumerate(row)) for row in rows]
         bias = constants["bias"].reshape(tiles, self.pe)
         table = constants["table"][:, None] if self.entries else torch.zeros(0, 1).long()
         return {
-            "weights": Memory(bits, low),
+            "weights": Memory(self.chain * bits, joined, self.slices),
             "bias": Memory(self.pe * self.bias_type.bits, pack(bias, self.bias_type)),
             "table": Memory(self.out_type.bits, pack(table, self.out_type)),
         }
@@ -202,10 +231,9 @@ class NmMatmulParams(CoreParams):
         return max(come, tokens * self.output().beats)
 
     def head_latency(self, tokens: int) -> int:
-        terms = self.simd // self.m * self.n
-        levels = ((terms - 1).bit_length() + 1) // 2  # of the adder tree, four terms each
-        levels = max(levels, self.pack > 1)
+        levels = ((self.terms // self.chain - 1).bit_length() + 1) // 2  # of the adder tree, by four
         stages = levels + 6 + 2 * (self.entries > 0) + (self.weight_ram > 0) + 2 * (self.tp > 1)
+        stages += self.chain if self.mult_dsp else 0
         collect = min(self.tp, tokens) * self.inputs()[0].beats
         return collect + self.group_inputs // self.simd + stages
 
@@ -254,7 +282,6 @@ class NmMatmulParams(CoreParams):
         out, result = self.out_type.bits, self.result_type.bits
         mults, pe, tp = self.multipliers, self.pe, self.tp
         shares = tp // self.pack
-        terms = self.simd // self.m * self.n
         tiles, beats = self.out_channels // pe, self.in_channels // self.simd
         slots = self.m - self.n + 1
         lut, ff = 0.0, 0.0
@@ -263,32 +290,37 @@ class NmMatmulParams(CoreParams):
         lut += tp * lut_ram(self.simd * x.bits, 2 * beats)
         ff += tp * self.simd * x.bits * (2 if self.weight_ram else 1)
         # weights
-        width, words = mults * (w.bits + self.index_bits), tiles * (self.group_inputs // self.simd)
-        block = block_rom(words, width) if self.weight_ram == 1 else Resources()
-        uram = -(-width // 72) * -(-words // 4096) if self.weight_ram == 2 else 0
+        words, width = tiles * (self.group_inputs // self.simd), sum(self.slices)
+        block, uram = Resources(), 0
+        for bits in self.slices if self.weight_ram else ():
+            block = block + block_rom(words, bits) if self.weight_ram == 1 else block
+            uram += -(-bits // 72) * -(-words // 4096) if self.weight_ram == 2 else 0
         if not self.weight_ram:
             lut += rom(width, words, 32)
             ff += min(width, 1 << min(words, 20))
-        # operands of a multiplier: what it selects of every token, and the borrows between them
-        borrow = x.signed and self.pack > 1
-        operand = self.pack * (x.bits + borrow) - borrow
-        select = (mults if slots > 1 else terms) * operand * shares
-        lut += select * -(-(slots - 1) // 3) if slots > 1 else 0
-        lut += shares * self.simd * (self.pack - 1) * (x.bits + 1) * 0.5 if borrow else 0
-        ff += select + mults * w.bits
-        # multipliers
+        ff += (len(self.slices) - 1) * 2 * words.bit_length() + width // 2 * (self.chain > 1)
+        # inputs for the blocks of a chain: a shift register takes a LUT, two registers none
+        field = x.bits + (x.signed and self.pack > 3 - self.pack_out)
+        for j in range(self.terms):
+            late, lanes = j % self.chain, self.simd if slots == 1 else 0
+            lut += shares * self.pack * field * (late > 2) * lanes / self.terms
+            ff += shares * self.pack * field * min(late, 2) * lanes / self.terms
+        # multipliers, behind the choice of their inputs
+        size, count = field_bits(x, w, self.chain), self.terms // self.chain
+        if slots > 1:
+            lut += mults * shares * self.pack * field * -(-(slots - 1) // 3)
         if not self.mult_dsp:
             lut += tp * mults * lut_multiplier(x, w)
-        ff += tp * mults * self.product_bits
+            ff += tp * (mults if slots > 1 else self.terms) * x.bits
+            ff += mults * w.bits + tp * mults * size
         # adder trees: two LUTs per bit of a carry-save adder, one per bit of the sum
-        size = self.product_bits
-        carries = terms * (self.pack - 1) / self.pack
-        count = terms
-        while count > 1 or (carries and count == terms):
+        carries = count * (1 - 1 / (self.pack * self.pack_out))
+        while count > 1:
             sums = -(-count // 4)
             lut += tp * pe * ((count - sums) * (size + 1) + 2 * carries)
             ff += tp * pe * sums * (size + 2)
             count, size, carries = sums, size + 2, 0
+        lut += tp * pe * carries
         # accumulators and bias
         lut += tp * pe * acc + rom(pe * self.bias_type.bits, tiles, 20)
         ff += tp * pe * acc + pe * self.bias_type.bits
@@ -308,7 +340,7 @@ class NmMatmulParams(CoreParams):
         return Resources(
             lut=lut + block.lut + control,
             ff=ff + control,
-            dsp=shares * mults if self.mult_dsp else 0,
+            dsp=shares * mults // self.pack_out if self.mult_dsp else 0,
             bram36=block.bram36,
             uram=uram,
         )
@@ -335,17 +367,32 @@ def lut_multiplier(x: IntType, w: IntType) -> float:
     return 2 * wide * (narrow - 1) * (1.15 if x.signed and narrow > 2 else 1.0)
 
 
-def _product_bits(x: IntType, w: IntType) -> int:
-    return x.bits + w.bits + (0 if x.signed or w.signed else 1)
+def field_bits(x: IntType, w: IntType, terms: int) -> int:
+    """Bits of a field that holds the sum of that many products, and one less than it."""
+    return (terms * max(-x.min, x.max) * max(-w.min, w.max)).bit_length() + 1
 
 
-def _fits_dsp(x: IntType, w: IntType, k: int, ports: tuple[int, int]) -> bool:
-    """Products of k inputs with a weight come out of one multiplier with these operands."""
-    size = _product_bits(x, w)
-    a = (k - 1) * size + x.bits + (k > 1 or not x.signed)
-    b = w.bits + (not w.signed)
-    wide = k * size >= DSP_PRODUCT_BITS and min(a, b) >= 2
-    return wide and min(a, b) <= min(ports) and max(a, b) <= max(ports)
+def _fits_dsp(
+    x: IntType, w: IntType, pack: int, pack_out: int, chain: int, ports: tuple[int, int]
+) -> bool:
+    """A chain of DSP blocks with these signed operands adds up the products of ``pack`` tokens with
+    the weights of ``pack_out`` outputs."""
+    field = field_bits(x, w, chain)
+    tokens = (pack - 1) * field + x.bits + (pack > 1 or not x.signed)
+    outputs = (pack_out - 1) * pack * field + w.bits + (pack_out > 1 or not w.signed)
+    # the wider port takes the weights of two outputs, or several tokens
+    wide, narrow = (outputs, tokens) if pack_out > 1 else (tokens, outputs)
+    if pack == pack_out == 1:
+        wide, narrow = max(wide, narrow), min(wide, narrow)
+    fits = wide <= max(ports) and narrow <= min(ports)
+    return fits and pack * pack_out * field <= DSP_SUM_BITS
+
+
+@cache
+def longest_chain(x: IntType, w: IntType, pack: int, pack_out: int, terms: int) -> int:
+    """The most DSP blocks in a row that divide the terms of a step and whose sum fits."""
+    lengths = (k for k in range(min(terms, LONGEST_CHAIN), 1, -1) if terms % k == 0)
+    return next((k for k in lengths if _fits_dsp(x, w, pack, pack_out, k, DSP_PORTS)), 1)
 
 
 def accumulator_type(weight: Tensor, bias: Tensor, x: IntType) -> IntType:
