@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -34,6 +35,8 @@ DSP_PORTS = (27, 18)
 DSP_SUM_BITS = 48
 #: its last block sees its inputs that many cycles late, which a shift register of one LUT provides
 LONGEST_CHAIN = 32
+#: tokens side by side that foldings offer
+TOKENS = (1, 2, 3, 4, 6, 8)
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,10 @@ class NmMatmulParams(CoreParams):
         self.require(self.tp % self.pack == 0, f"pack {self.pack} must divide tp {self.tp}")
         self.require(self.pack_out in (1, 2), f"{self.pack_out} outputs per multiplier: 1 or 2 are")
         self.require(self.pe % self.pack_out == 0, f"pack_out must divide pe {self.pe}")
-        self.require(self.pack_out == 1 or self.m == 1, "outputs with inputs of their own share none")
+        self.require(self.pack_out == 1 or self.m == 1, "N:M outputs share no multiplier")
         self.require(
-            self.mult_dsp == 1 or self.pack * self.pack_out == 1, "multipliers in LUTs are not shared"
+            self.mult_dsp == 1 or self.pack * self.pack_out == 1,
+            "multipliers in LUTs are not shared",
         )
         self.require(
             not self.mult_dsp or self.fits_dsp(DSP_PORTS),
@@ -184,9 +188,9 @@ class NmMatmulParams(CoreParams):
         return torch.gather(grouped, -1, order), order
 
     def memories(self, constants: Constants) -> dict[str, Memory]:
-        """``weights``: word ``tile * (group_inputs / simd) + step`` holds, LSB first, for every block
-        of a chain all values ``[pe][chains]``, then all indices, each less its slot, in the same
-        order; the words of two blocks are a slice. ``bias``: one word per tile. ``table``: one
+        """``weights``: word ``tile * (group_inputs / simd) + step`` holds, LSB first, for every
+        block of a chain all values ``[pe][chains]``, then all indices, each less its slot, in the
+        same order; what two blocks have is a slice. ``bias``: one word per tile. ``table``: one
         entry per word."""
         values, index = self.compressed(constants["weight"])
         index = index - torch.arange(self.n)
@@ -231,7 +235,8 @@ class NmMatmulParams(CoreParams):
         return max(come, tokens * self.output().beats)
 
     def head_latency(self, tokens: int) -> int:
-        levels = ((self.terms // self.chain - 1).bit_length() + 1) // 2  # of the adder tree, by four
+        # of the adder tree, four terms each
+        levels = ((self.terms // self.chain - 1).bit_length() + 1) // 2
         stages = levels + 6 + 2 * (self.entries > 0) + (self.weight_ram > 0) + 2 * (self.tp > 1)
         stages += self.chain if self.mult_dsp else 0
         collect = min(self.tp, tokens) * self.inputs()[0].beats
@@ -241,36 +246,36 @@ class NmMatmulParams(CoreParams):
         return tokens * self.out_channels * self.group_inputs * self.n // self.m
 
     def foldings(self) -> Iterator[dict[str, int]]:
-        tokens = [t for t in (1, 2, 3, 4) if t <= self.max_tokens]
-        share = [k for k in (1, 2, 3, 4) if self._can_share(k)]
-        lanes = [(t, 1, 0) for t in tokens if t != 3]
-        # tokens that share no DSP block: only where none can
-        lanes += [
-            (t, k, 1)
-            for t in tokens
-            for k in divisors(t)
-            if k in share and (k > 1 or t == 1 or share == [1])
-        ]
+        outputs = self.out_channels // self.groups
         for simd in divisors(self.group_inputs):
             if simd % self.m:
                 continue
-            for pe in divisors(self.out_channels // self.groups):
-                words = (self.out_channels // pe) * (self.group_inputs // simd)
+            terms, steps = simd // self.m * self.n, self.group_inputs // simd
+            for pe in divisors(outputs):
+                words = (self.out_channels // pe) * steps
                 bits = words * pe * simd * self.n // self.m * self.weight_type.bits
                 # a RAM block takes 18 kbit at least, UltraRAM 288; deep logic is expensive
                 rams = [0] if words <= 256 else []
                 rams += [1] if (words >= 16 and bits >= 1024) or not rams else []
                 rams += [2] if words >= 512 and bits >= 65536 else []
-                for tp, k, dsp in lanes:
+                for lanes in self._lanes(terms, pe, min(outputs // pe, steps)):
                     for ram in rams:
-                        yield {
-                            "simd": simd, "pe": pe, "tp": tp, "pack": k, "mult_dsp": dsp,
-                            "weight_ram": ram,
-                        }  # fmt: skip
+                        yield {"simd": simd, "pe": pe, **lanes, "weight_ram": ram}
 
-    def _can_share(self, k: int) -> bool:
-        """k tokens can share a DSP block."""
-        return _fits_dsp(self.in_type, self.weight_type, k, DSP_PORTS)
+    def _lanes(self, terms: int, pe: int, most: int) -> Iterator[dict[str, int]]:
+        """Tokens side by side with their multipliers: more than ``most`` would wait for each other
+        at the ports."""
+        keys = ("tp", "pack", "pack_out", "mult_dsp")
+        found = [t for t in TOKENS if t <= self.max_tokens]
+        for i, tp in enumerate(found):
+            if i and found[i - 1] >= most:
+                return
+            if tp % 3:
+                yield dict(zip(keys, (tp, 1, 1, 0), strict=True))
+            outs = (1, 2) if self.m == 1 and pe % 2 == 0 else (1,)
+            shares = sharing(self.in_type, self.weight_type, tp, outs, terms)
+            for k, o in shares if tp == 1 or shares != ((1, 1),) else ():
+                yield dict(zip(keys, (tp, k, o, 1), strict=True))
 
     def suits(self, device: Device) -> bool:
         if self.weight_ram == 2 and not device.uram_init:
@@ -283,30 +288,30 @@ class NmMatmulParams(CoreParams):
         mults, pe, tp = self.multipliers, self.pe, self.tp
         shares = tp // self.pack
         tiles, beats = self.out_channels // pe, self.in_channels // self.simd
-        slots = self.m - self.n + 1
+        slots, chain, slices = self.m - self.n + 1, self.chain, self.slices
         lut, ff = 0.0, 0.0
 
         # two banks of inputs, and what is read of them
         lut += tp * lut_ram(self.simd * x.bits, 2 * beats)
         ff += tp * self.simd * x.bits * (2 if self.weight_ram else 1)
         # weights
-        words, width = tiles * (self.group_inputs // self.simd), sum(self.slices)
+        words, width = tiles * (self.group_inputs // self.simd), sum(slices)
         block, uram = Resources(), 0
-        for bits in self.slices if self.weight_ram else ():
-            block = block + block_rom(words, bits) if self.weight_ram == 1 else block
-            uram += -(-bits // 72) * -(-words // 4096) if self.weight_ram == 2 else 0
+        for bits, number in Counter(slices).items() if self.weight_ram else ():
+            one = block_rom(words, bits) if self.weight_ram == 1 else Resources()
+            block += Resources(*(number * v for v in one.astuple()))
+            uram += number * -(-bits // 72) * -(-words // 4096) if self.weight_ram == 2 else 0
         if not self.weight_ram:
             lut += rom(width, words, 32)
             ff += min(width, 1 << min(words, 20))
-        ff += (len(self.slices) - 1) * 2 * words.bit_length() + width // 2 * (self.chain > 1)
+        ff += (len(slices) - 1) * 2 * words.bit_length() + width // 2 * (chain > 1)
         # inputs for the blocks of a chain: a shift register takes a LUT, two registers none
         field = x.bits + (x.signed and self.pack > 3 - self.pack_out)
-        for j in range(self.terms):
-            late, lanes = j % self.chain, self.simd if slots == 1 else 0
-            lut += shares * self.pack * field * (late > 2) * lanes / self.terms
-            ff += shares * self.pack * field * min(late, 2) * lanes / self.terms
+        lanes = self.simd // chain if slots == 1 else 0
+        lut += shares * self.pack * field * lanes * max(0, chain - 3)
+        ff += shares * self.pack * field * lanes * max(0, 2 * chain - 3)
         # multipliers, behind the choice of their inputs
-        size, count = field_bits(x, w, self.chain), self.terms // self.chain
+        size, count = field_bits(x, w, chain), self.terms // chain
         if slots > 1:
             lut += mults * shares * self.pack * field * -(-(slots - 1) // 3)
         if not self.mult_dsp:
@@ -389,6 +394,27 @@ def _fits_dsp(
 
 
 @cache
+def sharing(
+    x: IntType, w: IntType, tp: int, outs: tuple[int, ...], terms: int
+) -> tuple[tuple[int, int], ...]:
+    """Tokens and outputs that share a DSP block: the most products, and fewer (but several) where
+    that makes longer chains."""
+    pairs = [
+        (k * o, longest_chain(x, w, k, o, terms), k, o)
+        for k in divisors(tp)
+        for o in outs
+        if k <= 4 and _fits_dsp(x, w, k, o, 1, DSP_PORTS)
+    ]
+    kept: list[tuple[int, int]] = []
+    longest = 0
+    for products, chain, k, o in sorted(pairs, reverse=True):
+        if chain > longest and (products > 1 or not kept):
+            kept.append((k, o))
+            longest = chain
+    return tuple(kept)
+
+
+@cache
 def longest_chain(x: IntType, w: IntType, pack: int, pack_out: int, terms: int) -> int:
     """The most DSP blocks in a row that divide the terms of a step and whose sum fits."""
     lengths = (k for k in range(min(terms, LONGEST_CHAIN), 1, -1) if terms % k == 0)
@@ -430,12 +456,16 @@ def nm_matmul(p: NmMatmulParams, constants: Constants, x: Stream) -> Stream:
 def stimuli(
     rng: torch.Generator, p: NmMatmulParams, frames: int
 ) -> tuple[dict[str, Tensor], list[Stream]]:
-    """Random constants with 0..n nonzeros per group, extreme weights among them, and frames."""
+    """Random constants with 0..n nonzeros per group, extreme weights among them, and frames; some
+    outputs have nothing but extreme weights, some tokens nothing but extreme values."""
     t = p.weight_type
     shape = (p.out_channels, p.group_inputs // p.m, p.m)
     weight = torch.randint(t.min, t.max + 1, shape, generator=rng)
     kind = torch.randint(0, 8, shape, generator=rng)
     weight = torch.where(kind == 0, t.min, torch.where(kind == 1, t.max, weight))
+    row = torch.randint(0, 6, (p.out_channels, 1, 1), generator=rng)
+    row[0], row[-1] = (0, 1) if p.out_channels > 2 else (2, 2)
+    weight = torch.where(row == 0, t.min, torch.where(row == 1, t.max, weight))
     if p.m > 1:
         rank = torch.rand(shape, generator=rng).argsort(-1)
         keep = torch.randint(0, p.n + 1, (*shape[:2], 1), generator=rng)
@@ -447,7 +477,43 @@ def stimuli(
     if p.entries:
         t = p.out_type
         constants["table"] = torch.randint(t.min, t.max + 1, (p.entries,), generator=rng)
-    return constants, [random_frames(rng, p.inputs()[0], frames, p.max_tokens, True)]
+    x = random_frames(rng, p.inputs()[0], frames, p.max_tokens, True)
+    kind, t = torch.randint(0, 10, (*x.data.shape[:2], 1), generator=rng), p.in_type
+    data = torch.where(kind == 0, t.min, torch.where(kind == 1, t.max, x.data))
+    return constants, [x.with_data(data)]
+
+
+def _chain_bins(p: NmMatmulParams, stored: Tensor, index: Tensor, x: Stream) -> dict[str, int]:
+    """What the chains of DSP blocks add up: fields at their ends, and below each other.
+
+    ``stored``, ``index``: int64 ``[out_channels, group_inputs / m, n]``.
+    """
+    names = ("field_sum_max", "field_sum_min", "negative_token_below", "negative_output_below")
+    out = dict.fromkeys(names, 0)
+    out |= {
+        "chain_of_one": int(p.mult_dsp and p.chain == 1),
+        "chain_of_several": int(p.chain > 1),
+        "several_chains": int(p.chain > 1 and p.terms > p.chain),
+    }
+    if not p.mult_dsp:
+        return out
+    w, t = p.weight_type, p.in_type
+    high = p.chain * max(t.min * w.min, t.max * w.max)
+    low = p.chain * min(t.min * w.max, t.max * w.min)
+    outputs = p.out_channels // p.groups
+    first = torch.arange(p.group_inputs // p.m)[:, None] * p.m  # input of a weight
+    for o in range(0, p.out_channels, p.pack_out):
+        at = (o // outputs * p.group_inputs + first + index[o : o + p.pack_out]).flatten(1)
+        product = x.data[:, :, at] * stored[o : o + p.pack_out].flatten(1)
+        total = product.unflatten(-1, (-1, p.chain)).sum(-1)  # [frame, token, output, chain]
+        total = total * x.valid()[:, :, None, None]
+        out["field_sum_max"] += int((total == high).sum())
+        out["field_sum_min"] += int((total == low).sum()) if low else 0
+        below = (total < 0) & (torch.arange(total.shape[1]) % p.pack < p.pack - 1)[:, None, None]
+        out["negative_token_below"] += int(below.sum())
+        last = (total[:, p.pack - 1 :: p.pack] < 0)[:, :, : p.pack_out - 1]
+        out["negative_output_below"] += int(last.sum())
+    return out
 
 
 def bins(p: NmMatmulParams, constants: Constants, x: Stream) -> dict[str, int]:
@@ -482,12 +548,11 @@ def bins(p: NmMatmulParams, constants: Constants, x: Stream) -> dict[str, int]:
     # products of the most negative weight and the most negative input
     low = (weight == p.weight_type.min).reshape(p.groups, -1, p.group_inputs).any(1).flatten()
     count("min_times_min", (data[:, low] == t.min) * t.signed * p.weight_type.signed)
-    # a negative product below another one in a shared multiplier
-    lane = torch.arange(x.data.shape[1]) % p.pack
-    below = (x.data < 0) & x.valid()[:, :, None] & (lane < p.pack - 1)[None, :, None]
-    count("negative_below_in_multiplier", below)
     for number in (1, 2, 3, 4):
         count(f"tokens_per_multiplier_{number}", p.pack == number)
+    for number in (1, 2):
+        count(f"outputs_per_multiplier_{number}", p.pack_out == number)
+    out.update(_chain_bins(p, stored, index, x))
 
     acc = _sums(p, constants, x)[x.valid()]
     exact, r = round_shift(acc, p.shift, bool(p.half_up)), p.result_type

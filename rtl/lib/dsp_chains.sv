@@ -8,6 +8,7 @@
 ///
 /// A vendor tool finds the registers AD, B, M and P and the cascade. Open synthesis does not: it takes this
 /// module for a black box of Chains * Length blocks (rtl/synth.py).
+(* use_dsp = "yes" *)
 module dsp_chains #(
     parameter int unsigned Chains = 1,
     parameter int unsigned Length = 1,   // blocks of a chain
@@ -23,14 +24,14 @@ module dsp_chains #(
 
   logic signed [26:0] ad_d[Chains*Length], ad_q[Chains*Length];
   logic signed [17:0] b_q[Chains*Length];
-  (* use_dsp = "yes" *) logic signed [SumBits-1:0] m_q[Chains*Length], p_q[Chains*Length];
-  logic signed [SumBits-1:0] m_d[Chains*Length], p_d[Chains*Length];
+  logic signed [SumBits-1:0] m_d[Chains*Length], m_q[Chains*Length];
+  logic signed [SumBits-1:0] p_d[Chains*Length], p_q[Chains*Length];
 
   // arrays are assigned as a whole below, which a simulator copies at once
   always_comb begin
     for (int unsigned k = 0; k < Chains * Length; k++) begin
       ad_d[k] = a_i[k] + d_i[k];
-      m_d[k]  = SumBits'(ad_q[k] * b_q[k]);
+      m_d[k]  = SumBits'(ad_q[k]) * SumBits'(b_q[k]);
       p_d[k]  = k % Length == 0 ? m_q[k] : m_q[k] + p_q[k-1];
     end
     for (int unsigned c = 0; c < Chains; c++) p_o[c] = p_q[c*Length+Length-1];
