@@ -84,14 +84,30 @@ class Port:
 
 @dataclass(frozen=True)
 class Memory:
-    """A ROM image: ``words`` of ``width`` bits, read by ``$readmemh`` through ``<Name>File``."""
+    """A ROM image: ``words`` of ``width`` bits, read by ``$readmemh`` through ``<Name>File``.
+
+    With ``slices`` the core keeps it in memories of these widths, least significant bits first:
+    each is a file of its own, its number (one hexadecimal digit) behind the name.
+    """
 
     width: int
     words: list[int]
+    slices: tuple[int, ...] = ()
 
     def hex(self) -> str:
         digits = -(-self.width // 4)
         return "".join(f"{word:0{digits}x}\n" for word in self.words)
+
+    def files(self, name: str) -> dict[str, str]:
+        """File name -> contents, given the value of the parameter."""
+        if not self.slices:
+            return {name: self.hex()}
+        out, at = {}, 0
+        for i, width in enumerate(self.slices):
+            words = [word >> at & (1 << width) - 1 for word in self.words]
+            out[f"{name}{i:x}"] = Memory(width, words).hex()
+            at += width
+        return out
 
 
 @dataclass(frozen=True)

@@ -247,15 +247,29 @@ def _write_memories(top: str, node: Node, folder: Path) -> dict[str, str]:
     out = {}
     for key, memory in node.params.memories(node.constants).items():
         name = f"mem/{top}.u_{node.name}.{key}.hex"
-        (folder / name).write_text(memory.hex())
+        for file, text in memory.files(name).items():
+            (folder / file).write_text(text)
         out[f"{camel(key)}File"] = name
     return out
 
 
-def share_code(graph: Graph, source: str) -> str:
-    """The generated module with names of memory images that depend on the instance (``%m``), so
-    that large instances of one shape share the code of a simulator; see ``rtl/lib/memory.svh``."""
+def share_code(graph: Graph, folder: Path) -> str:
+    """The module that ``generate`` wrote into ``folder``, with names of memory images that depend
+    on the instance (``%m``), so that large instances of one shape share the code of a simulator;
+    see ``rtl/lib/memory.svh``.
+
+    A slice of an image is read in the block ``gen_<name>[<number>]``, whose path ``%m`` is there:
+    its file gets a link of that name.
+    """
+    source = (folder / f"{graph.name}.sv").read_text()
     for node in graph.nodes:
-        if node.core in SHARED:
-            source = source.replace(f'"mem/{graph.name}.u_{node.name}.', '"mem/%m.')
+        if node.core not in SHARED:
+            continue
+        path = f"mem/{graph.name}.u_{node.name}."
+        source = source.replace(f'"{path}', '"mem/%m.')
+        for key, memory in node.params.memories(node.constants).items():
+            for i in range(len(memory.slices)):
+                link = folder / f"{path}gen_{key}[{i}].{key}.hex{i:x}"
+                link.unlink(missing_ok=True)
+                link.symlink_to(f"{path.removeprefix('mem/')}{key}.hex{i:x}")
     return source

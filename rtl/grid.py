@@ -66,6 +66,12 @@ _PRODUCT_192 = NmMatmulParams(
     max_tokens=197, in_channels=192, out_channels=192, n=4, m=16, simd=16, pe=4, in_type=_int(6),
     bias_type=_int(14), acc_type=_int(16), out_type=_int(6), weight_ram=1,
 )  # fmt: skip
+#: a dense matrix of an integer DeiT-Tiny in three bits
+_PRODUCT_3 = NmMatmulParams(
+    max_tokens=197, in_channels=192, out_channels=192, n=1, m=1, simd=16, pe=4, tp=2, pack=2,
+    pack_out=2, in_type=_int(3), weight_type=_int(3), bias_type=_int(10), acc_type=_int(14),
+    out_type=_int(3), shift=6, half_up=1, mult_dsp=1, weight_ram=1,
+)  # fmt: skip
 #: layer normalisation of a digits network (48 channels) and of DeiT-Tiny (192)
 _NORM_48 = LayernormParams(
     max_tokens=17, channels=48, in_type=_int(12), out_type=_int(6), mean_mult=21845, mean_shift=20,
@@ -213,6 +219,16 @@ GRID: dict[str, list[Any]] = {
              "bias_type": _int(16), "acc_type": _int(20), "shift": 8, "mid_type": _int(10),
              "out_type": _int(8), "entries": 256, "table_offset": 512, "table_shift": 2,
              "mult_dsp": 1},
+        ),
+        *_vary(
+            _PRODUCT_3,
+            {},
+            {"simd": 8, "pe": 8, "tp": 4},
+            {"simd": 32, "out_channels": 576, "tp": 4},
+            {"out_channels": 768, "tp": 6, "entries": 8, "mid_type": _int(3), "table_offset": 4},
+            {"in_channels": 768, "simd": 8, "tp": 4, "acc_type": _int(16)},
+            {"n": 4, "m": 16, "simd": 32, "tp": 3, "pack": 3, "pack_out": 1},
+            {"n": 2, "m": 4, "tp": 3, "pack": 3, "pack_out": 1},
         ),
     ],
     "pos_embed": [

@@ -193,7 +193,8 @@ def _elaborate(stem: str, params: CoreParams, constants: Constants, folder: Path
     """Write ``core.il``: the core as one module of words, as small as yosys makes it."""
     memories = params.memories(constants)
     for key, memory in memories.items():
-        (folder / f"{key}.hex").write_text(memory.hex())
+        for name, text in memory.files(f"{key}.hex").items():
+            (folder / name).write_text(text)
     names = runner.sv_memory_names(memories)
     parameters: dict[str, int | str] = {**params.sv_parameters(), **names}
     read = synth.read_command(stem, parameters)

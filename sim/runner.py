@@ -620,7 +620,8 @@ def build_core(
     """Write memories and wrapper of one core into ``build_dir`` and compile; returns the top."""
     memories = params.memories(constants)
     for key, memory in memories.items():
-        write_text(build_dir / f"{key}.hex", memory.hex())
+        for name, text in memory.files(f"{key}.hex").items():
+            write_text(build_dir / name, text)
     ports = [*((p, True) for p in params.inputs()), (params.output(), False)]
     parameters: dict[str, int | str] = {**params.sv_parameters(), **sv_memory_names(memories)}
     source = build_dir / f"tb_{stem}.sv"
@@ -692,7 +693,7 @@ def build_graph(graph: Graph, folder: Path) -> Path:
     returns the source."""
     source = codegen.generate(graph, folder)
     shared, taps = folder / "sim" / source.name, folder / "sim" / "taps.sv"
-    write_text(shared, codegen.share_code(graph, source.read_text()))
+    write_text(shared, codegen.share_code(graph, folder))
     write_text(taps, codegen.bind_taps(graph))
     build(graph.name, [shared, taps], {}, folder)
     return source

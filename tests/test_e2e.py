@@ -103,8 +103,8 @@ def test_second_build_reuses_and_repeats(done: Done, tiny: Tiny) -> None:
 
     def bytes_of(folder: str) -> dict[str, bytes]:
         root = done.build.folder / folder
-        kinds = (".json", ".npy", ".sv", ".hex", ".hpp", ".cpp", ".h")
-        found = [p for p in root.rglob("*") if p.suffix in kinds and "obj" not in p.parts]
+        kinds = re.compile(r".*\.(json|npy|sv|hex[0-9a-f]?|hpp|cpp|h)")
+        found = [p for p in root.rglob("*") if kinds.fullmatch(p.name) and "obj" not in p.parts]
         return {str(p.relative_to(root)): p.read_bytes() for p in found}
 
     before = {f: bytes_of(f) for f in ("graph", "rtl", "hls")}
@@ -129,7 +129,7 @@ def test_changed_weight_in_the_hardware_is_found(
 
     def faulty(graph: Graph, folder: Path) -> Path:
         source = generate(graph, folder)
-        path = folder / "mem" / f"{node}.weights.hex"
+        path = folder / "mem" / f"{graph.name}.u_{node}.weights.hex0"
         text = path.read_text()
         at = text.index("\n") - 1  # a low digit of the first word: the first weight
         path.write_text(text[:at] + f"{int(text[at], 16) ^ 4:x}" + text[at + 1 :])

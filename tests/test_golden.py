@@ -18,7 +18,13 @@ from sievit.quant.cores.attention import AttentionParams, attention, exp_table
 from sievit.quant.cores.gated_sum import GatedSumParams
 from sievit.quant.cores.layernorm import LayernormParams, layernorm
 from sievit.quant.cores.lookup_table import LookupTableParams, lookup_table
-from sievit.quant.cores.nm_matmul import NmMatmulParams, accumulator_type, nm_matmul
+from sievit.quant.cores.nm_matmul import (
+    NmMatmulParams,
+    accumulator_type,
+    field_bits,
+    longest_chain,
+    nm_matmul,
+)
 from sievit.quant.cores.pos_embed import PosEmbedParams
 from sievit.quant.cores.residual_add import ResidualAddParams
 from sievit.quant.cores.token_mean import TokenMeanParams, count_reciprocals
@@ -656,9 +662,15 @@ def test_nm_matmul_folding_does_not_change_a_value(rng: torch.Generator) -> None
     [
         ({"tp": 3, "pack": 2, "mult_dsp": 1}, "pack 2 must divide tp 3"),
         ({"tp": 2, "pack": 2}, "multipliers in LUTs are not shared"),
-        ({"tp": 5, "pack": 5, "mult_dsp": 1}, "5 products per multiplier: 1 to 4 are"),
+        ({"tp": 5, "pack": 5, "mult_dsp": 1}, "5 tokens per multiplier: 1 to 4 are"),
         ({"tp": 3, "pack": 3, "mult_dsp": 1}, "pack 3 of int8 x int4 suits no DSP block"),
-        ({"mult_dsp": 1, "in_type": s(4)}, "suits no DSP block"),  # 8 bits: it would stay in LUTs
+        ({"pack_out": 3, "mult_dsp": 1}, "3 outputs per multiplier: 1 or 2 are"),
+        ({"pack_out": 2, "mult_dsp": 1}, "N:M outputs share no multiplier"),
+        ({"pack_out": 2, "pe": 1}, "pack_out must divide pe 1"),
+        (
+            {"pack_out": 2, "mult_dsp": 1, "n": 1, "m": 1, "in_type": s(16), "weight_type": s(9)},
+            "suits no DSP block",
+        ),
         ({"mult_dsp": 1, "in_type": s(28)}, "suits no DSP block"),
         ({"entries": 1}, "a table has at least 2 entries"),
         ({"weight_ram": 3}, "weight_ram is 0, 1 or 2"),
@@ -683,26 +695,33 @@ def test_layernorm_refuses(changes: dict[str, Any], reason: str) -> None:
         LayernormParams(**changes)
 
 
-@pytest.mark.parametrize("x", [s(4), u(4), s(5), u(3)])
+@pytest.mark.parametrize("x", [s(4), u(4), s(3), u(3)])
 @pytest.mark.parametrize("w", [s(4), u(3), s(2)])
-@pytest.mark.parametrize("pack", [2, 3, 4])
-def test_nm_matmul_fields_of_a_shared_multiplier(x: IntType, w: IntType, pack: int) -> None:
-    """The fields of (x0 + x1 2^S + ...) w, each plus one where what stands below it is negative,
-    are the products, and the operand has as many bits as fits_dsp assumes."""
-    p = NmMatmulParams(in_type=x, weight_type=w)
-    size = p.product_bits
-    ends = {x.min, x.min + 1, 0, 1, x.max - 1, x.max} if pack > 2 else range(x.min, x.max + 1)
-    bits = (pack - 1) * size + x.bits + 1
-    for values in itertools.product(sorted(ends), repeat=pack):
-        operand = sum(v << i * size for i, v in enumerate(values))
-        assert -(1 << bits - 1) <= operand < 1 << bits - 1
-        for weight in range(w.min, w.max + 1):
-            product = operand * weight
-            for i, v in enumerate(values):
-                field = (product >> i * size) % (1 << size)
-                field += product >> i * size - 1 & 1 if i else 0
-                assert (field - v * weight) % (1 << size) == 0
-                assert -(1 << size - 1) <= v * weight < 1 << size - 1
+@pytest.mark.parametrize(("pack", "pack_out"), [(2, 1), (3, 1), (1, 2), (2, 2)])
+def test_nm_matmul_fields_of_a_dsp_block(x: IntType, w: IntType, pack: int, pack_out: int) -> None:
+    """The fields of sum (x0 + x1 2^F + ...) (w0 + w1 2^(pack F)) over the longest chain, each plus
+    one where what stands below it is negative, are the sums of the products; operands and sum have
+    as many bits as their ports."""
+    chain = longest_chain(x, w, pack, pack_out, 32)
+    field = field_bits(x, w, chain)
+    ends = [[t.min, t.max] for t in [x] * pack + [w] * pack_out]
+    ports = (26, 17) if pack_out == 1 else (17, 26)
+    for values in itertools.product(*ends):
+        tokens, weights = values[:pack], values[pack:]
+        a = sum(v << i * field for i, v in enumerate(tokens))
+        b = sum(v << i * pack * field for i, v in enumerate(weights))
+        assert all(-(1 << p) <= v < 1 << p for v, p in zip((a, b), ports, strict=True))
+        for first in (0, 1, chain):  # products of all blocks alike, or one of another sign
+            other = [t.max + t.min - v for t, v in zip([x] * pack, tokens, strict=True)]
+            c = sum(v << i * field for i, v in enumerate(other))
+            total = first * a * b + (chain - first) * c * b
+            assert -(1 << 47) <= total < 1 << 47
+            for i, (weight, i_token) in enumerate(itertools.product(weights, range(pack))):
+                want = (first * tokens[i_token] + (chain - first) * other[i_token]) * weight
+                found = (total >> i * field) % (1 << field)
+                found += total >> i * field - 1 & 1 if i else 0
+                assert (found - want) % (1 << field) == 0
+                assert -(1 << field - 1) <= want < 1 << field - 1
 
 
 def select_constants(p: TokenSelectParams, weight: int) -> dict[str, Tensor]:

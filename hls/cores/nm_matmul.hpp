@@ -18,6 +18,7 @@ struct nm_matmul_config {
   static constexpr int pe = 2;
   static constexpr int tp = 1;
   static constexpr int pack = 1;
+  static constexpr int pack_out = 1;  // outputs per DSP block: left to the compiler
   static constexpr int in_bits = 8;
   static constexpr int in_signed = 1;
   static constexpr int weight_bits = 4;

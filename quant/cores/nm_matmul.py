@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -29,8 +31,12 @@ from sievit.quant.rounding import round_shift, saturate
 
 #: signed operands of a DSP block: DSP48E2; narrower ones are DSP48E1 (25, 18) and ECP5 (18, 18)
 DSP_PORTS = (27, 18)
-#: narrower products stay in LUTs, whatever mult_dsp asks for
-DSP_PRODUCT_BITS = 9
+#: bits that a DSP block adds up
+DSP_SUM_BITS = 48
+#: its last block sees its inputs that many cycles late, which a shift register of one LUT provides
+LONGEST_CHAIN = 32
+#: tokens side by side that foldings offer
+TOKENS = (1, 2, 3, 4, 6, 8)
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,10 @@ class NmMatmulParams(CoreParams):
     pe: int = 2
     #: tokens computed side by side
     tp: int = 1
-    #: products per multiplier, of as many tokens; divides tp
+    #: tokens that share a DSP block; divides tp
     pack: int = 1
+    #: outputs that share a DSP block, 1 or 2; divides pe; 2 only where all outputs see all inputs
+    pack_out: int = 1
     in_type: IntType = IntType(8, True)
     weight_type: IntType = IntType(4, True)
     bias_type: IntType = IntType(16, True)
@@ -91,9 +99,15 @@ class NmMatmulParams(CoreParams):
         self.require(self.group_inputs % self.simd == 0, f"simd {self.simd} must divide the inputs")
         self.require((self.out_channels // self.groups) % self.pe == 0, "pe must divide outputs")
         self.require(self.tp >= 1, "tp must be positive")
-        self.require(1 <= self.pack <= 4, f"{self.pack} products per multiplier: 1 to 4 are")
+        self.require(1 <= self.pack <= 4, f"{self.pack} tokens per multiplier: 1 to 4 are")
         self.require(self.tp % self.pack == 0, f"pack {self.pack} must divide tp {self.tp}")
-        self.require(self.mult_dsp == 1 or self.pack == 1, "multipliers in LUTs are not shared")
+        self.require(self.pack_out in (1, 2), f"{self.pack_out} outputs per multiplier: 1 or 2 are")
+        self.require(self.pe % self.pack_out == 0, f"pack_out must divide pe {self.pe}")
+        self.require(self.pack_out == 1 or self.m == 1, "N:M outputs share no multiplier")
+        self.require(
+            self.mult_dsp == 1 or self.pack * self.pack_out == 1,
+            "multipliers in LUTs are not shared",
+        )
         self.require(
             not self.mult_dsp or self.fits_dsp(DSP_PORTS),
             f"pack {self.pack} of {self.in_type} x {self.weight_type} suits no DSP block",
@@ -102,13 +116,28 @@ class NmMatmulParams(CoreParams):
         self.require(self.weight_ram in (0, 1, 2), "weight_ram is 0, 1 or 2")
 
     @property
-    def product_bits(self) -> int:
-        """Bits of a product, and so of its field in a shared multiplier."""
-        return _product_bits(self.in_type, self.weight_type)
+    def terms(self) -> int:
+        """Products per output, token and step."""
+        return self.simd // self.m * self.n
+
+    @property
+    def chain(self) -> int:
+        """DSP blocks in a row, each adding the sum of the one before."""
+        if not self.mult_dsp:
+            return 1
+        return longest_chain(self.in_type, self.weight_type, self.pack, self.pack_out, self.terms)
+
+    @property
+    def slices(self) -> tuple[int, ...]:
+        """Bits of the memories that the weights lie in, two blocks of every chain each."""
+        bits = self.multipliers // self.chain * (self.weight_type.bits + self.index_bits)
+        return (2 * bits,) * (self.chain // 2) + (bits,) * (self.chain % 2)
 
     def fits_dsp(self, ports: tuple[int, int]) -> bool:
-        """A multiplier is one DSP block with signed operands of these widths, and worth one."""
-        return _fits_dsp(self.in_type, self.weight_type, self.pack, ports)
+        """A multiplier is one DSP block with signed operands of these widths."""
+        return _fits_dsp(
+            self.in_type, self.weight_type, self.pack, self.pack_out, self.chain, ports
+        )
 
     @property
     def group_inputs(self) -> int:
@@ -159,27 +188,31 @@ class NmMatmulParams(CoreParams):
         return torch.gather(grouped, -1, order), order
 
     def memories(self, constants: Constants) -> dict[str, Memory]:
-        """``weights``: word ``tile * (group_inputs / simd) + step`` holds, LSB first, all values
-        ``[pe][simd / m][n]``, then all indices, each less its slot, in the same order. ``bias``:
-        one word per tile. ``table``: one entry per word."""
+        """``weights``: word ``tile * (group_inputs / simd) + step`` holds, LSB first, for every
+        block of a chain all values ``[pe][chains]``, then all indices, each less its slot, in the
+        same order; what two blocks have is a slice. ``bias``: one word per tile. ``table``: one
+        entry per word."""
         values, index = self.compressed(constants["weight"])
         index = index - torch.arange(self.n)
         tiles, steps = self.out_channels // self.pe, self.group_inputs // self.simd
 
-        def words(x: Tensor) -> Tensor:
-            x = x.reshape(tiles, self.pe, steps, self.simd // self.m, self.n)
-            return x.permute(0, 2, 1, 3, 4).reshape(tiles * steps, -1)
+        def words(x: Tensor, t: IntType) -> list[int]:
+            x = x.reshape(tiles, self.pe, steps, -1, self.chain)
+            return pack(x.permute(0, 2, 4, 1, 3).reshape(tiles * steps * self.chain, -1), t)
 
-        bits = self.multipliers * self.weight_type.bits
-        low = pack(words(values), self.weight_type)
+        count = self.multipliers // self.chain
+        bits = count * self.weight_type.bits
+        low = words(values, self.weight_type)
         if self.index_bits:
-            high = pack(words(index), IntType(self.index_bits, False))
+            high = words(index, IntType(self.index_bits, False))
             low = [a | (b << bits) for a, b in zip(low, high, strict=True)]
-            bits += self.multipliers * self.index_bits
+            bits += count * self.index_bits
+        rows = [low[i : i + self.chain] for i in range(0, len(low), self.chain)]
+        joined = [sum(part << (i * bits) for i, part in enumerate(row)) for row in rows]
         bias = constants["bias"].reshape(tiles, self.pe)
         table = constants["table"][:, None] if self.entries else torch.zeros(0, 1).long()
         return {
-            "weights": Memory(bits, low),
+            "weights": Memory(self.chain * bits, joined, self.slices),
             "bias": Memory(self.pe * self.bias_type.bits, pack(bias, self.bias_type)),
             "table": Memory(self.out_type.bits, pack(table, self.out_type)),
         }
@@ -202,10 +235,10 @@ class NmMatmulParams(CoreParams):
         return max(come, tokens * self.output().beats)
 
     def head_latency(self, tokens: int) -> int:
-        terms = self.simd // self.m * self.n
-        levels = ((terms - 1).bit_length() + 1) // 2  # of the adder tree, four terms each
-        levels = max(levels, self.pack > 1)
+        # of the adder tree, four terms each
+        levels = ((self.terms // self.chain - 1).bit_length() + 1) // 2
         stages = levels + 6 + 2 * (self.entries > 0) + (self.weight_ram > 0) + 2 * (self.tp > 1)
+        stages += self.chain if self.mult_dsp else 0
         collect = min(self.tp, tokens) * self.inputs()[0].beats
         return collect + self.group_inputs // self.simd + stages
 
@@ -213,36 +246,36 @@ class NmMatmulParams(CoreParams):
         return tokens * self.out_channels * self.group_inputs * self.n // self.m
 
     def foldings(self) -> Iterator[dict[str, int]]:
-        tokens = [t for t in (1, 2, 3, 4) if t <= self.max_tokens]
-        share = [k for k in (1, 2, 3, 4) if self._can_share(k)]
-        lanes = [(t, 1, 0) for t in tokens if t != 3]
-        # tokens that share no DSP block: only where none can
-        lanes += [
-            (t, k, 1)
-            for t in tokens
-            for k in divisors(t)
-            if k in share and (k > 1 or t == 1 or share == [1])
-        ]
+        outputs = self.out_channels // self.groups
         for simd in divisors(self.group_inputs):
             if simd % self.m:
                 continue
-            for pe in divisors(self.out_channels // self.groups):
-                words = (self.out_channels // pe) * (self.group_inputs // simd)
+            terms, steps = simd // self.m * self.n, self.group_inputs // simd
+            for pe in divisors(outputs):
+                words = (self.out_channels // pe) * steps
                 bits = words * pe * simd * self.n // self.m * self.weight_type.bits
                 # a RAM block takes 18 kbit at least, UltraRAM 288; deep logic is expensive
                 rams = [0] if words <= 256 else []
                 rams += [1] if (words >= 16 and bits >= 1024) or not rams else []
                 rams += [2] if words >= 512 and bits >= 65536 else []
-                for tp, k, dsp in lanes:
+                for lanes in self._lanes(terms, pe, min(outputs // pe, steps)):
                     for ram in rams:
-                        yield {
-                            "simd": simd, "pe": pe, "tp": tp, "pack": k, "mult_dsp": dsp,
-                            "weight_ram": ram,
-                        }  # fmt: skip
+                        yield {"simd": simd, "pe": pe, **lanes, "weight_ram": ram}
 
-    def _can_share(self, k: int) -> bool:
-        """k tokens can share a DSP block."""
-        return _fits_dsp(self.in_type, self.weight_type, k, DSP_PORTS)
+    def _lanes(self, terms: int, pe: int, most: int) -> Iterator[dict[str, int]]:
+        """Tokens side by side with their multipliers: more than ``most`` would wait for each other
+        at the ports."""
+        keys = ("tp", "pack", "pack_out", "mult_dsp")
+        found = [t for t in TOKENS if t <= self.max_tokens]
+        for i, tp in enumerate(found):
+            if i and found[i - 1] >= most:
+                return
+            if tp % 3:
+                yield dict(zip(keys, (tp, 1, 1, 0), strict=True))
+            outs = (1, 2) if self.m == 1 and pe % 2 == 0 else (1,)
+            shares = sharing(self.in_type, self.weight_type, tp, outs, terms)
+            for k, o in shares if tp == 1 or shares != ((1, 1),) else ():
+                yield dict(zip(keys, (tp, k, o, 1), strict=True))
 
     def suits(self, device: Device) -> bool:
         if self.weight_ram == 2 and not device.uram_init:
@@ -254,41 +287,45 @@ class NmMatmulParams(CoreParams):
         out, result = self.out_type.bits, self.result_type.bits
         mults, pe, tp = self.multipliers, self.pe, self.tp
         shares = tp // self.pack
-        terms = self.simd // self.m * self.n
         tiles, beats = self.out_channels // pe, self.in_channels // self.simd
-        slots = self.m - self.n + 1
+        slots, chain, slices = self.m - self.n + 1, self.chain, self.slices
         lut, ff = 0.0, 0.0
 
         # two banks of inputs, and what is read of them
         lut += tp * lut_ram(self.simd * x.bits, 2 * beats)
         ff += tp * self.simd * x.bits * (2 if self.weight_ram else 1)
         # weights
-        width, words = mults * (w.bits + self.index_bits), tiles * (self.group_inputs // self.simd)
-        block = block_rom(words, width) if self.weight_ram == 1 else Resources()
-        uram = -(-width // 72) * -(-words // 4096) if self.weight_ram == 2 else 0
+        words, width = tiles * (self.group_inputs // self.simd), sum(slices)
+        block, uram = Resources(), 0
+        for bits, number in Counter(slices).items() if self.weight_ram else ():
+            one = block_rom(words, bits) if self.weight_ram == 1 else Resources()
+            block += Resources(*(number * v for v in one.astuple()))
+            uram += number * -(-bits // 72) * -(-words // 4096) if self.weight_ram == 2 else 0
         if not self.weight_ram:
             lut += rom(width, words, 32)
             ff += min(width, 1 << min(words, 20))
-        # operands of a multiplier: what it selects of every token, and the borrows between them
-        borrow = x.signed and self.pack > 1
-        operand = self.pack * (x.bits + borrow) - borrow
-        select = (mults if slots > 1 else terms) * operand * shares
-        lut += select * -(-(slots - 1) // 3) if slots > 1 else 0
-        lut += shares * self.simd * (self.pack - 1) * (x.bits + 1) * 0.5 if borrow else 0
-        ff += select + mults * w.bits
-        # multipliers
+        ff += (len(slices) - 1) * 2 * words.bit_length() + width // 2 * (chain > 1)
+        # inputs for the blocks of a chain: a shift register takes a LUT, two registers none
+        field = x.bits + (x.signed and self.pack > 3 - self.pack_out)
+        lanes = self.simd // chain if slots == 1 else 0
+        lut += shares * self.pack * field * lanes * max(0, chain - 3)
+        ff += shares * self.pack * field * lanes * max(0, 2 * chain - 3)
+        # multipliers, behind the choice of their inputs
+        size, count = field_bits(x, w, chain), self.terms // chain
+        if slots > 1:
+            lut += mults * shares * self.pack * field * -(-(slots - 1) // 3)
         if not self.mult_dsp:
             lut += tp * mults * lut_multiplier(x, w)
-        ff += tp * mults * self.product_bits
+            ff += tp * (mults if slots > 1 else self.terms) * x.bits
+            ff += mults * w.bits + tp * mults * size
         # adder trees: two LUTs per bit of a carry-save adder, one per bit of the sum
-        size = self.product_bits
-        carries = terms * (self.pack - 1) / self.pack
-        count = terms
-        while count > 1 or (carries and count == terms):
+        carries = count * (1 - 1 / (self.pack * self.pack_out))
+        while count > 1:
             sums = -(-count // 4)
             lut += tp * pe * ((count - sums) * (size + 1) + 2 * carries)
             ff += tp * pe * sums * (size + 2)
             count, size, carries = sums, size + 2, 0
+        lut += tp * pe * carries
         # accumulators and bias
         lut += tp * pe * acc + rom(pe * self.bias_type.bits, tiles, 20)
         ff += tp * pe * acc + pe * self.bias_type.bits
@@ -308,7 +345,7 @@ class NmMatmulParams(CoreParams):
         return Resources(
             lut=lut + block.lut + control,
             ff=ff + control,
-            dsp=shares * mults if self.mult_dsp else 0,
+            dsp=shares * mults // self.pack_out if self.mult_dsp else 0,
             bram36=block.bram36,
             uram=uram,
         )
@@ -335,17 +372,53 @@ def lut_multiplier(x: IntType, w: IntType) -> float:
     return 2 * wide * (narrow - 1) * (1.15 if x.signed and narrow > 2 else 1.0)
 
 
-def _product_bits(x: IntType, w: IntType) -> int:
-    return x.bits + w.bits + (0 if x.signed or w.signed else 1)
+def field_bits(x: IntType, w: IntType, terms: int) -> int:
+    """Bits of a field that holds the sum of that many products, and one less than it."""
+    return (terms * max(-x.min, x.max) * max(-w.min, w.max)).bit_length() + 1
 
 
-def _fits_dsp(x: IntType, w: IntType, k: int, ports: tuple[int, int]) -> bool:
-    """Products of k inputs with a weight come out of one multiplier with these operands."""
-    size = _product_bits(x, w)
-    a = (k - 1) * size + x.bits + (k > 1 or not x.signed)
-    b = w.bits + (not w.signed)
-    wide = k * size >= DSP_PRODUCT_BITS and min(a, b) >= 2
-    return wide and min(a, b) <= min(ports) and max(a, b) <= max(ports)
+def _fits_dsp(
+    x: IntType, w: IntType, pack: int, pack_out: int, chain: int, ports: tuple[int, int]
+) -> bool:
+    """A chain of DSP blocks with these signed operands adds up the products of ``pack`` tokens with
+    the weights of ``pack_out`` outputs."""
+    field = field_bits(x, w, chain)
+    tokens = (pack - 1) * field + x.bits + (pack > 1 or not x.signed)
+    outputs = (pack_out - 1) * pack * field + w.bits + (pack_out > 1 or not w.signed)
+    # the wider port takes the weights of two outputs, or several tokens
+    wide, narrow = (outputs, tokens) if pack_out > 1 else (tokens, outputs)
+    if pack == pack_out == 1:
+        wide, narrow = max(wide, narrow), min(wide, narrow)
+    fits = wide <= max(ports) and narrow <= min(ports)
+    return fits and pack * pack_out * field <= DSP_SUM_BITS
+
+
+@cache
+def sharing(
+    x: IntType, w: IntType, tp: int, outs: tuple[int, ...], terms: int
+) -> tuple[tuple[int, int], ...]:
+    """Tokens and outputs that share a DSP block: the most products, and fewer (but several) where
+    that makes longer chains."""
+    pairs = [
+        (k * o, longest_chain(x, w, k, o, terms), k, o)
+        for k in divisors(tp)
+        for o in outs
+        if k <= 4 and _fits_dsp(x, w, k, o, 1, DSP_PORTS)
+    ]
+    kept: list[tuple[int, int]] = []
+    longest = 0
+    for products, chain, k, o in sorted(pairs, reverse=True):
+        if chain > longest and (products > 1 or not kept):
+            kept.append((k, o))
+            longest = chain
+    return tuple(kept)
+
+
+@cache
+def longest_chain(x: IntType, w: IntType, pack: int, pack_out: int, terms: int) -> int:
+    """The most DSP blocks in a row that divide the terms of a step and whose sum fits."""
+    lengths = (k for k in range(min(terms, LONGEST_CHAIN), 1, -1) if terms % k == 0)
+    return next((k for k in lengths if _fits_dsp(x, w, pack, pack_out, k, DSP_PORTS)), 1)
 
 
 def accumulator_type(weight: Tensor, bias: Tensor, x: IntType) -> IntType:
@@ -383,12 +456,16 @@ def nm_matmul(p: NmMatmulParams, constants: Constants, x: Stream) -> Stream:
 def stimuli(
     rng: torch.Generator, p: NmMatmulParams, frames: int
 ) -> tuple[dict[str, Tensor], list[Stream]]:
-    """Random constants with 0..n nonzeros per group, extreme weights among them, and frames."""
+    """Random constants with 0..n nonzeros per group, extreme weights among them, and frames; some
+    outputs have nothing but extreme weights, some tokens nothing but extreme values."""
     t = p.weight_type
     shape = (p.out_channels, p.group_inputs // p.m, p.m)
     weight = torch.randint(t.min, t.max + 1, shape, generator=rng)
     kind = torch.randint(0, 8, shape, generator=rng)
     weight = torch.where(kind == 0, t.min, torch.where(kind == 1, t.max, weight))
+    row = torch.randint(0, 6, (p.out_channels, 1, 1), generator=rng)
+    row[0], row[-1] = (0, 1) if p.out_channels > 2 else (2, 2)
+    weight = torch.where(row == 0, t.min, torch.where(row == 1, t.max, weight))
     if p.m > 1:
         rank = torch.rand(shape, generator=rng).argsort(-1)
         keep = torch.randint(0, p.n + 1, (*shape[:2], 1), generator=rng)
@@ -400,7 +477,43 @@ def stimuli(
     if p.entries:
         t = p.out_type
         constants["table"] = torch.randint(t.min, t.max + 1, (p.entries,), generator=rng)
-    return constants, [random_frames(rng, p.inputs()[0], frames, p.max_tokens, True)]
+    x = random_frames(rng, p.inputs()[0], frames, p.max_tokens, True)
+    kind, t = torch.randint(0, 10, (*x.data.shape[:2], 1), generator=rng), p.in_type
+    data = torch.where(kind == 0, t.min, torch.where(kind == 1, t.max, x.data))
+    return constants, [x.with_data(data)]
+
+
+def _chain_bins(p: NmMatmulParams, stored: Tensor, index: Tensor, x: Stream) -> dict[str, int]:
+    """What the chains of DSP blocks add up: fields at their ends, and below each other.
+
+    ``stored``, ``index``: int64 ``[out_channels, group_inputs / m, n]``.
+    """
+    names = ("field_sum_max", "field_sum_min", "negative_token_below", "negative_output_below")
+    out = dict.fromkeys(names, 0)
+    out |= {
+        "chain_of_one": int(p.mult_dsp and p.chain == 1),
+        "chain_of_several": int(p.chain > 1),
+        "several_chains": int(p.chain > 1 and p.terms > p.chain),
+    }
+    if not p.mult_dsp:
+        return out
+    w, t = p.weight_type, p.in_type
+    high = p.chain * max(t.min * w.min, t.max * w.max)
+    low = p.chain * min(t.min * w.max, t.max * w.min)
+    outputs = p.out_channels // p.groups
+    first = torch.arange(p.group_inputs // p.m)[:, None] * p.m  # input of a weight
+    for o in range(0, p.out_channels, p.pack_out):
+        at = (o // outputs * p.group_inputs + first + index[o : o + p.pack_out]).flatten(1)
+        product = x.data[:, :, at] * stored[o : o + p.pack_out].flatten(1)
+        total = product.unflatten(-1, (-1, p.chain)).sum(-1)  # [frame, token, output, chain]
+        total = total * x.valid()[:, :, None, None]
+        out["field_sum_max"] += int((total == high).sum())
+        out["field_sum_min"] += int((total == low).sum()) if low else 0
+        below = (total < 0) & (torch.arange(total.shape[1]) % p.pack < p.pack - 1)[:, None, None]
+        out["negative_token_below"] += int(below.sum())
+        last = (total[:, p.pack - 1 :: p.pack] < 0)[:, :, : p.pack_out - 1]
+        out["negative_output_below"] += int(last.sum())
+    return out
 
 
 def bins(p: NmMatmulParams, constants: Constants, x: Stream) -> dict[str, int]:
@@ -435,12 +548,11 @@ def bins(p: NmMatmulParams, constants: Constants, x: Stream) -> dict[str, int]:
     # products of the most negative weight and the most negative input
     low = (weight == p.weight_type.min).reshape(p.groups, -1, p.group_inputs).any(1).flatten()
     count("min_times_min", (data[:, low] == t.min) * t.signed * p.weight_type.signed)
-    # a negative product below another one in a shared multiplier
-    lane = torch.arange(x.data.shape[1]) % p.pack
-    below = (x.data < 0) & x.valid()[:, :, None] & (lane < p.pack - 1)[None, :, None]
-    count("negative_below_in_multiplier", below)
     for number in (1, 2, 3, 4):
         count(f"tokens_per_multiplier_{number}", p.pack == number)
+    for number in (1, 2):
+        count(f"outputs_per_multiplier_{number}", p.pack_out == number)
+    out.update(_chain_bins(p, stored, index, x))
 
     acc = _sums(p, constants, x)[x.valid()]
     exact, r = round_shift(acc, p.shift, bool(p.half_up)), p.result_type

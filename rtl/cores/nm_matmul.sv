@@ -11,7 +11,10 @@
 /// have for these inputs. All tokens of a bank take (OutChannels / Pe) * (InChannels / Groups / Simd) steps
 /// of one cycle each, without a gap in between. A beat leaves per token and tile of Pe outputs, token by token.
 ///
-/// Pack tokens share a multiplier: (x0 + x1 * 2^S + ...) * w holds their products in fields of S bits.
+/// Multipliers are LUTs or DSP blocks. A DSP block multiplies Pack tokens with PackOut outputs' weights,
+/// (x0 + x1 2^F + ...) (w0 + w1 2^(Pack F)), so that the products lie in fields of F bits, and adds the sum
+/// of the block before it: a chain of blocks adds up products of as many inputs. Block s of a chain sees a
+/// step s cycles after the first one.
 module nm_matmul #(
     parameter int unsigned MaxTokens = 1,    // tokens of a frame, any number works
     parameter int unsigned InChannels = 8,
@@ -22,7 +25,8 @@ module nm_matmul #(
     parameter int unsigned Simd = 4,         // multiple of M, divides InChannels / Groups
     parameter int unsigned Pe = 2,           // divides OutChannels / Groups
     parameter int unsigned Tp = 1,           // tokens side by side
-    parameter int unsigned Pack = 1,         // products per multiplier, divides Tp
+    parameter int unsigned Pack = 1,         // tokens per DSP block, divides Tp
+    parameter int unsigned PackOut = 1,      // outputs per DSP block, 1 or 2, divides Pe; 2: M = 1
     parameter int unsigned InBits = 8,
     parameter bit InSigned = 1,
     parameter int unsigned WeightBits = 4,
@@ -42,7 +46,7 @@ module nm_matmul #(
     parameter int unsigned TableShift = 0,
     parameter bit MultDsp = 0,               // multipliers in DSP blocks
     parameter int unsigned WeightRam = 0,    // weights in 0: LUTs, 1: block RAM, 2: UltraRAM
-    parameter WeightsFile = "",              // a line per step: values, above them indices
+    parameter WeightsFile = "",              // its name, less a digit; a line per step: see Python
     parameter BiasFile = "",                 // a line per tile
     parameter TableFile = ""                 // an entry per line
 ) (
@@ -75,24 +79,61 @@ module nm_matmul #(
   // indices ascend, so the k-th weight of a group belongs to one of its inputs k .. k + M - N
   localparam int unsigned Slots = M - N + 1;
   localparam int unsigned IndexBits = $clog2(Slots);
-  localparam int unsigned WordBits = Mults * (WeightBits + IndexBits);
   // without indices all outputs share the inputs
   localparam int unsigned Selections = M > 1 ? Mults : Terms;
 
-  // a multiplier and the fields of its product
-  localparam int unsigned Shares = Tp / Pack;  // multipliers per weight
-  localparam int unsigned ProductBits =
-      InBits + WeightBits + (InSigned || WeightSigned ? 0 : 1);
-  localparam int unsigned PackedBits = Pack * ProductBits;
-  localparam int unsigned FieldBits = InBits + (Pack > 1 && InSigned ? 1 : 0);
-  localparam int unsigned OperandBits =
-      PackedBits - ProductBits + FieldBits + (InSigned ? 0 : 1);
+  // Term c * Chain + s of an output is that of block s of its chain c. What a chain sums up is Fields
+  // numbers of FieldBits each, token by token and above them the same of the next output.
+  localparam int unsigned Fields = Pack * PackOut;
+  localparam longint unsigned LargestProduct =
+      (InSigned ? 64'd1 << (InBits - 1) : (64'd1 << InBits) - 64'd1) *
+      (WeightSigned ? 64'd1 << (WeightBits - 1) : (64'd1 << WeightBits) - 64'd1);
+
+  function automatic int unsigned field_bits(int unsigned terms);
+    field_bits = $clog2(64'(terms) * LargestProduct + 64'd1) + 1;
+  endfunction
+
+  // operands of a DSP block, with fields of that many bits
+  function automatic int unsigned packed_x_bits(int unsigned field);
+    packed_x_bits = (Pack - 1) * field + InBits + (Pack > 1 || !InSigned ? 1 : 0);
+  endfunction
+
+  function automatic int unsigned packed_weight_bits(int unsigned field);
+    packed_weight_bits =
+        (PackOut - 1) * Pack * field + WeightBits + (PackOut > 1 || !WeightSigned ? 1 : 0);
+  endfunction
+
+  // weights take the wider port of a block, the one with the adder in front, where two of them are packed
+  localparam bit WeightsWide =
+      PackOut > 1 || (Pack == 1 && packed_weight_bits(0) > packed_x_bits(0));
+
+  // the longest that divides Terms, up to what a shift register of one LUT holds, and fits 27 x 18 + 48 bits
+  function automatic int unsigned longest_chain();
+    int unsigned field, x_bits, weight_bits;
+    longest_chain = 1;
+    for (int unsigned k = 2; k <= 32; k++) begin
+      field = field_bits(k);
+      x_bits = packed_x_bits(field);
+      weight_bits = packed_weight_bits(field);
+      if (Terms % k == 0 && Fields * field <= 48 && (WeightsWide ? weight_bits : x_bits) <= 27 &&
+          (WeightsWide ? x_bits : weight_bits) <= 18) longest_chain = k;
+    end
+  endfunction
+
+  localparam int unsigned Chain = MultDsp ? longest_chain() : 1;
+  localparam int unsigned Chains = Terms / Chain;     // per output, or pair of outputs
+  localparam int unsigned FieldBits = field_bits(Chain);
+  localparam int unsigned Shares = Tp / Pack;         // multipliers per weight
+  // a packed input loses one where the one below it is negative; the wide port adds the lowest itself
+  localparam int unsigned XBits = InBits + (InSigned && Pack > (WeightsWide ? 1 : 2) ? 1 : 0);
+  localparam int unsigned StageBits = Pe * Chains * (WeightBits + IndexBits);  // of the weights
 
   // four terms are added per level of the tree and register
-  localparam int unsigned Levels = Terms == 1 && Pack > 1 ? 1 : ($clog2(Terms) + 1) / 2;
-  localparam int unsigned SumBits = ProductBits + 2 * Levels;
+  localparam int unsigned Levels = ($clog2(Chains) + 1) / 2;
+  localparam int unsigned SumBits = FieldBits + 2 * Levels;
   localparam int unsigned ReadStages = WeightRam == 0 ? 1 : 2;  // RAM blocks have a register of their own
-  localparam int unsigned Stages = ReadStages + Levels + 3;     // read, select, multiply, tree, accumulate
+  localparam int unsigned MultStages = MultDsp ? Chain + 2 : 2;
+  localparam int unsigned Stages = ReadStages + MultStages + Levels + 1;
 
   localparam int unsigned LaneBits = bits_for(Tp);
   localparam int unsigned BeatBits = bits_for(InBeats);
@@ -102,26 +143,21 @@ module nm_matmul #(
   localparam int unsigned RomBits = bits_for(Steps);
   localparam int unsigned TileBits = bits_for(Tiles);
 
-  localparam MultStyle = MultDsp ? "yes" : "no";
   localparam RomStyle = WeightRam == 0 ? "distributed" : WeightRam == 1 ? "block" : "ultra";
+  localparam logic [127:0] Digits = "fedcba9876543210";  // that the names of weight files end with
   // yosys knows no ROM in LUT RAM: it forms logic, as a vendor tool does for "distributed"
   localparam RamStyle = WeightRam == 0 ? "registers" : RomStyle;
 
-  (* rom_style = RomStyle, ram_style = RamStyle *) logic [WordBits-1:0] weights_rom[Steps];
   logic [Pe*BiasBits-1:0] bias_rom[Tiles];
   logic [OutBits-1:0] table_rom[Entries > 0 ? Entries : 1];
+  logic unused;
+
+  assign unused = ^{MaxTokens, MidBits, MidSigned, OutSigned, RomStyle, RamStyle, table_rom[0]};
 
   initial begin
-    if (WeightsFile != "") $readmemh(`MEMORY_FILE(WeightsFile), weights_rom);
     if (BiasFile != "") $readmemh(`MEMORY_FILE(BiasFile), bias_rom);
     if (Entries > 0 && TableFile != "") $readmemh(`MEMORY_FILE(TableFile), table_rom);
   end
-
-  logic [Tp*Mults-1:0] product_carry;
-  logic unused;
-
-  assign unused = ^{MaxTokens, MidBits, MidSigned, OutSigned, MultStyle, RomStyle, RamStyle,
-                    product_carry, table_rom[0]};
 
   // -- two banks of Tp tokens each -----------------------------------------------------------------
   logic [1:0] full_q, last_q, user_q;  // per bank: complete, last tokens of their frame, its tuser
@@ -232,7 +268,6 @@ module nm_matmul #(
   // -- read ----------------------------------------------------------------------------------------
   // stages are not gated by valid_q: between the tokens they carry what nobody looks at
   logic [Simd*InBits-1:0] x[Tp];
-  logic [WordBits-1:0] word;
 
   for (genvar t = 0; t < Tp; t++) begin : gen_bank
     (* ram_style = "distributed" *) logic [Simd*InBits-1:0] mem[2*2**BeatBits];
@@ -249,16 +284,47 @@ module nm_matmul #(
     end
   end
 
+  // The weights of two blocks of every chain share a memory, which is read when the first of them asks
+  // for it: delaying addresses is cheaper than delaying weights. The second one takes a register.
+  logic [StageBits-1:0] stage_word[Chain];
 
-  begin : gen_weights
+  for (genvar z = 0; z < (Chain + 1) / 2; z++) begin : gen_weights
+    localparam int unsigned WordBits = 2 * z + 1 < Chain ? 2 * StageBits : StageBits;
+
+    (* rom_style = RomStyle, ram_style = RamStyle *) logic [WordBits-1:0] rom[Steps];
+    logic [RomBits-1:0] addr;
     logic [WordBits-1:0] word_q[ReadStages];
 
-    assign word = word_q[ReadStages-1];
+    initial if (WeightsFile != "") $readmemh({`MEMORY_FILE(WeightsFile), Digits[8*z+:8]}, rom);
+
+    assign stage_word[2*z] = word_q[ReadStages-1][StageBits-1:0];
+
+    if (z == 0) begin : gen_first
+      assign addr = rom_q;
+    end else begin : gen_next
+      logic [RomBits-1:0] addr_q[2];
+
+      assign addr = addr_q[1];
+
+      always_ff @(posedge clk_i) begin
+        if (en) addr_q <= '{gen_weights[z-1].addr, addr_q[0]};
+      end
+    end
 
     always_ff @(posedge clk_i) begin
       if (en) begin
-        word_q[0] <= weights_rom[rom_q];
+        word_q[0] <= rom[addr];
         for (int unsigned i = 1; i < ReadStages; i++) word_q[i] <= word_q[i-1];
+      end
+    end
+
+    if (2 * z + 1 < Chain) begin : gen_second
+      logic [StageBits-1:0] word_q2;
+
+      assign stage_word[2*z+1] = word_q2;
+
+      always_ff @(posedge clk_i) begin
+        if (en) word_q2 <= word_q[ReadStages-1][WordBits-1:StageBits];
       end
     end
   end
@@ -266,21 +332,21 @@ module nm_matmul #(
   // -- select: the inputs that each stored weight belongs to ------------------------------------------
   // Tokens that share a multiplier stand side by side. What stands below a field is a number of its own:
   // where it is negative, the field is one less.
-  function automatic logic [Pack*FieldBits-1:0] fields(logic [Pack*InBits-1:0] lanes);
-    logic signed [FieldBits-1:0] field;
+  function automatic logic [Pack*XBits-1:0] pack_tokens(logic [Pack*InBits-1:0] lanes);
+    logic signed [XBits-1:0] field;
     logic borrow;
     borrow = 1'b0;
     for (int unsigned i = 0; i < Pack; i++) begin
-      field = FieldBits'($signed({InSigned & lanes[i*InBits+InBits-1], lanes[i*InBits+:InBits]})) -
-              $signed(FieldBits'(borrow));
-      fields[i*FieldBits+:FieldBits] = field;
-      borrow = InSigned & field[FieldBits-1];
+      field = XBits'($signed({InSigned & lanes[i*InBits+InBits-1], lanes[i*InBits+:InBits]})) -
+              $signed(XBits'(borrow));
+      pack_tokens[i*XBits+:XBits] = field;
+      borrow = InSigned & (WeightsWide || i > 0) & field[XBits-1];
     end
   endfunction
 
-  logic [Pack*FieldBits-1:0] packed_x[Shares*Simd];
-  logic [Pack*FieldBits-1:0] select_q[Shares*Selections];
-  logic [WeightBits-1:0] weight_q[Mults];
+  logic [Simd*Pack*XBits-1:0] line[Shares][Chain], line_q[Shares][Chain];  // what block s sees
+  logic [Pack*XBits-1:0] select[Shares*Selections];
+  logic [WeightBits-1:0] weight[Mults];
 
   always_comb begin
     for (int unsigned q = 0; q < Shares; q++) begin
@@ -289,130 +355,221 @@ module nm_matmul #(
         for (int unsigned i = 0; i < Pack; i++) begin
           lanes[i*InBits+:InBits] = x[q*Pack+i][c*InBits+:InBits];
         end
-        packed_x[q*Simd+c] = fields(lanes);
+        line[q][0][c*Pack*XBits+:Pack*XBits] = pack_tokens(lanes);
       end
+      for (int unsigned s = 1; s < Chain; s++) line[q][s] = line_q[q][s-1];
     end
   end
 
+  always_ff @(posedge clk_i) if (en) line_q <= line;
+
   if (Slots > 1) begin : gen_select
-    always_ff @(posedge clk_i) begin
-      if (en) begin
-        for (int unsigned q = 0; q < Shares; q++) begin
-          for (int unsigned i = 0; i < Mults; i++) begin
-            logic [Pack*FieldBits-1:0] slot[Slots];
-            for (int unsigned k = 0; k < Slots; k++) begin
-              slot[k] = packed_x[q*Simd+i%Terms/N*M+i%N+k];
-            end
-            select_q[q*Selections+i] <= slot[word[Mults*WeightBits+i*IndexBits+:IndexBits]];
+    always_comb begin
+      for (int unsigned q = 0; q < Shares; q++) begin
+        for (int unsigned j = 0; j < Terms; j++) begin
+          logic [Pack*XBits-1:0] slot[Slots];
+          for (int unsigned k = 0; k < Slots; k++) begin
+            slot[k] = line[q][j%Chain][(j/N*M+j%N+k)*Pack*XBits+:Pack*XBits];
+          end
+          for (int unsigned p = 0; p < Pe; p++) begin
+            select[q*Mults+p*Terms+j] = slot[stage_word[j%Chain][
+                Pe*Chains*WeightBits+(p*Chains+j/Chain)*IndexBits+:IndexBits]];
           end
         end
       end
     end
   end else begin : gen_no_select
-    always_ff @(posedge clk_i) begin
-      if (en) begin
-        for (int unsigned q = 0; q < Shares; q++) begin
-          for (int unsigned i = 0; i < Selections; i++) begin
-            select_q[q*Selections+i] <= packed_x[q*Simd+i%Simd];
-          end
+    always_comb begin
+      for (int unsigned q = 0; q < Shares; q++) begin
+        for (int unsigned j = 0; j < Terms; j++) begin
+          select[q*Terms+j] = line[q][j%Chain][j*Pack*XBits+:Pack*XBits];
         end
       end
     end
   end
 
-  always_ff @(posedge clk_i) begin
-    if (en) begin
-      for (int unsigned i = 0; i < Mults; i++) weight_q[i] <= word[i*WeightBits+:WeightBits];
+  always_comb begin
+    for (int unsigned p = 0; p < Pe; p++) begin
+      for (int unsigned j = 0; j < Terms; j++) begin
+        weight[p*Terms+j] = stage_word[j%Chain][(p*Chains+j/Chain)*WeightBits+:WeightBits];
+      end
     end
   end
 
   // -- multiply ------------------------------------------------------------------------------------
-  function automatic logic signed [PackedBits-1:0] product(
-      logic [Pack*FieldBits-1:0] x_fields, logic [WeightBits-1:0] w
-  );
-    logic signed [OperandBits-1:0] operand;
-    for (int unsigned b = 0; b < OperandBits; b++) begin
-      // bit b % ProductBits of a field, or its sign
-      operand[b] = b % ProductBits < FieldBits ?
-          x_fields[b/ProductBits*FieldBits+b%ProductBits] :
-          InSigned & x_fields[b/ProductBits*FieldBits+FieldBits-1];
-    end
-    product = PackedBits'(operand) * PackedBits'($signed({WeightSigned & w[WeightBits-1], w}));
+  // every number is a field of a sum, plus one if what stands below it is negative
+  logic signed [FieldBits-1:0] part[Tp*Mults/Chain];
+  logic [Tp*Mults/Chain-1:0] carry;
+
+  function automatic logic signed [WeightBits:0] signed_weight(logic [WeightBits-1:0] w);
+    signed_weight = $signed({WeightSigned & w[WeightBits-1], w});
   endfunction
 
-  (* use_dsp = MultStyle *) logic signed [PackedBits-1:0] product_q[Shares*Mults];
+  if (MultDsp) begin : gen_dsp
+    localparam int unsigned Outs = Pe / PackOut;
 
-  always_ff @(posedge clk_i) begin
-    if (en) begin
-      for (int unsigned q = 0; q < Shares; q++) begin
-        for (int unsigned i = 0; i < Mults; i++) begin
-          product_q[q*Mults+i] <= product(select_q[q*Selections+i%Selections], weight_q[i]);
+    logic signed [26:0] a[Shares*Outs*Terms], d[Shares*Outs*Terms];
+    logic signed [17:0] b[Shares*Outs*Terms];
+    logic signed [Fields*FieldBits-1:0] sum[Shares*Outs*Chains];
+
+    // tokens from the first on in their fields
+    function automatic logic signed [26:0] place(
+        logic [Pack*XBits-1:0] tokens, int unsigned first
+    );
+      logic signed [26:0] field;
+      place = '0;
+      for (int unsigned t = first; t < Pack; t++) begin
+        field = 27'($signed({InSigned & tokens[t*XBits+XBits-1], tokens[t*XBits+:XBits]}));
+        // the sign of the last one goes on to the top, that of the others ends with their field
+        place |= (t == Pack - 1 ? field : 27'($unsigned(FieldBits'(field)))) << (t * FieldBits);
+      end
+    endfunction
+
+    if (WeightsWide) begin : gen_weights_wide
+      logic signed [26:0] high[Outs*Terms], low[Outs*Terms];
+      logic signed [17:0] factor[Shares*Selections];
+
+      always_comb begin
+        for (int unsigned o = 0; o < Outs; o++) begin
+          for (int unsigned j = 0; j < Terms; j++) begin
+            low[o*Terms+j] = 27'(signed_weight(weight[o*PackOut*Terms+j]));
+            high[o*Terms+j] = PackOut == 1 ? '0 :
+                27'(signed_weight(weight[(o*PackOut+PackOut-1)*Terms+j])) <<< Pack * FieldBits;
+          end
+        end
+        for (int unsigned i = 0; i < Shares * Selections; i++) factor[i] = 18'(place(select[i], 0));
+        for (int unsigned k = 0; k < Shares * Outs * Terms; k++) begin
+          a[k] = high[k%(Outs*Terms)];
+          d[k] = low[k%(Outs*Terms)];
+          b[k] = factor[k/(Outs*Terms)*Selections+k%Selections];
+        end
+      end
+    end else begin : gen_inputs_wide
+      logic signed [26:0] high[Shares*Selections], low[Shares*Selections];
+      logic signed [17:0] factor[Mults];
+
+      always_comb begin
+        for (int unsigned i = 0; i < Shares * Selections; i++) begin
+          low[i] = 27'($signed({InSigned & select[i][XBits-1], select[i][XBits-1:0]}));
+          high[i] = place(select[i], 1);
+        end
+        for (int unsigned i = 0; i < Mults; i++) factor[i] = 18'(signed_weight(weight[i]));
+        for (int unsigned k = 0; k < Shares * Mults; k++) begin
+          a[k] = high[k/Mults*Selections+k%Selections];
+          d[k] = low[k/Mults*Selections+k%Selections];
+          b[k] = factor[k%Mults];
         end
       end
     end
-  end
 
-  // the products of every token: a field, plus one if what stands below it is negative
-  logic signed [ProductBits-1:0] product_field[Tp*Mults];
+    dsp_chains #(
+        .Chains (Shares * Outs * Chains),
+        .Length (Chain),
+        .SumBits(Fields * FieldBits)
+    ) u_dsp (
+        .clk_i,
+        .en_i(en),
+        .a_i(a),
+        .d_i(d),
+        .b_i(b),
+        .p_o(sum)
+    );
 
-  always_comb begin
-    for (int unsigned t = 0; t < Tp; t++) begin
-      for (int unsigned i = 0; i < Mults; i++) begin
-        product_field[t*Mults+i] = product_q[t/Pack*Mults+i][t%Pack*ProductBits+:ProductBits];
-        product_carry[t*Mults+i] = t % Pack == 0 ? 1'b0 :
-            product_q[t/Pack*Mults+i][(t%Pack==0?1:t%Pack)*ProductBits-1];
+    always_comb begin
+      for (int unsigned t = 0; t < Tp; t++) begin
+        for (int unsigned p = 0; p < Pe; p++) begin
+          for (int unsigned c = 0; c < Chains; c++) begin
+            logic signed [Fields*FieldBits-1:0] all;
+            int unsigned k;
+            all = sum[(t/Pack*Outs+p/PackOut)*Chains+c];
+            k = p % PackOut * Pack + t % Pack;
+            part[(t*Pe+p)*Chains+c] = all[k*FieldBits+:FieldBits];
+            carry[(t*Pe+p)*Chains+c] = k != 0 && all[(k==0?1:k)*FieldBits-1];
+          end
+        end
+      end
+    end
+  end else begin : gen_lut
+    logic [InBits-1:0] select_q[Tp*Selections];
+    logic [WeightBits-1:0] weight_q[Mults];
+    (* use_dsp = "no" *) logic signed [FieldBits-1:0] product_q[Tp*Mults];
+
+    logic signed [FieldBits-1:0] product_d[Tp*Mults];
+
+    assign part  = product_q;
+    assign carry = '0;
+
+    // arrays are assigned to registers as a whole: element by element a simulator takes far longer
+    always_comb begin
+      for (int unsigned t = 0; t < Tp; t++) begin
+        for (int unsigned i = 0; i < Mults; i++) begin
+          logic [InBits-1:0] factor;
+          factor = select_q[t*Selections+i%Selections];
+          product_d[t*Mults+i] = FieldBits'($signed({InSigned & factor[InBits-1], factor})) *
+              FieldBits'(signed_weight(weight_q[i]));
+        end
+      end
+    end
+
+    always_ff @(posedge clk_i) begin
+      if (en) begin
+        select_q  <= select;
+        weight_q  <= weight;
+        product_q <= product_d;
       end
     end
   end
 
   // -- adder tree ----------------------------------------------------------------------------------
   logic signed [SumBits-1:0] sum[Tp*Pe];
+  logic [Tp*Pe-1:0] sum_carry;
 
   for (genvar l = 1; l <= Levels; l++) begin : gen_level
-    localparam int unsigned From = (Terms + 4 ** (l - 1) - 1) / 4 ** (l - 1);  // per output
-    localparam int unsigned To = (Terms + 4 ** l - 1) / 4 ** l;
-    localparam int unsigned Bits = ProductBits + 2 * l;
+    localparam int unsigned From = (Chains + 4 ** (l - 1) - 1) / 4 ** (l - 1);  // per output
+    localparam int unsigned To = (Chains + 4 ** l - 1) / 4 ** l;
+    localparam int unsigned Bits = FieldBits + 2 * l;
     logic signed [Bits-3:0] term[Tp*Pe*From];
-    logic [Tp*Pe*From-1:0] carry;
-    logic signed [Bits-1:0] sum_q[Tp*Pe*To];
+    logic [Tp*Pe*From-1:0] more;
+    logic signed [Bits-1:0] sum_d[Tp*Pe*To], sum_q[Tp*Pe*To];
 
     if (l == 1) begin : gen_first
-      assign term  = product_field;
-      assign carry = product_carry;
+      assign term = part;
+      assign more = carry;
     end else begin : gen_next
-      assign term  = gen_level[l-1].sum_q;
-      assign carry = '0;
+      assign term = gen_level[l-1].sum_q;
+      assign more = '0;
     end
 
-    always_ff @(posedge clk_i) begin
-      if (en) begin
-        for (int unsigned o = 0; o < Tp * Pe; o++) begin
-          for (int unsigned i = 0; i < To; i++) begin
-            logic signed [Bits-1:0] total;
-            total = '0;
-            for (int unsigned k = 4 * i; k < 4 * i + 4; k++) begin
-              if (k < From) begin
-                total = total + Bits'(term[o*From+k]) + $signed(Bits'(carry[o*From+k]));
-              end
+    always_comb begin
+      for (int unsigned o = 0; o < Tp * Pe; o++) begin
+        for (int unsigned i = 0; i < To; i++) begin
+          logic signed [Bits-1:0] total;
+          total = '0;
+          for (int unsigned k = 4 * i; k < 4 * i + 4; k++) begin
+            if (k < From) begin
+              total = total + Bits'(term[o*From+k]) + $signed(Bits'(more[o*From+k]));
             end
-            sum_q[o*To+i] <= total;
           end
+          sum_d[o*To+i] = total;
         end
       end
     end
+
+    always_ff @(posedge clk_i) if (en) sum_q <= sum_d;
   end
 
   if (Levels == 0) begin : gen_sum
-    assign sum = product_field;
+    assign sum = part;
+    assign sum_carry = carry;
   end else begin : gen_sum
     assign sum = gen_level[Levels].sum_q;
+    assign sum_carry = '0;
   end
 
   // -- accumulate ----------------------------------------------------------------------------------
   logic [TileBits-1:0] bias_addr_q;
   logic [Pe*BiasBits-1:0] bias_q;
-  logic [Pe*AccBits-1:0] acc_q[Tp];
-
+  logic [Pe*AccBits-1:0] acc_d[Tp], acc_q[Tp];
 
   always_ff @(posedge clk_i) begin
     if (en) bias_q <= bias_rom[bias_addr_q];
@@ -422,18 +579,18 @@ module nm_matmul #(
     end
   end
 
-  always_ff @(posedge clk_i) begin
-    if (en) begin
-      for (int unsigned t = 0; t < Tp; t++) begin
-        for (int unsigned p = 0; p < Pe; p++) begin
-          acc_q[t][p*AccBits+:AccBits] <= AccBits'(sum[t*Pe+p]) + (first_q[Stages-2] ?
-              AccBits'($signed({BiasSigned & bias_q[p*BiasBits+BiasBits-1],
-                                bias_q[p*BiasBits+:BiasBits]})) :
-              acc_q[t][p*AccBits+:AccBits]);
-        end
+  always_comb begin
+    for (int unsigned t = 0; t < Tp; t++) begin
+      for (int unsigned p = 0; p < Pe; p++) begin
+        acc_d[t][p*AccBits+:AccBits] = AccBits'(sum[t*Pe+p]) + (first_q[Stages-2] ?
+            AccBits'($signed({BiasSigned & bias_q[p*BiasBits+BiasBits-1],
+                              bias_q[p*BiasBits+:BiasBits]})) :
+            acc_q[t][p*AccBits+:AccBits]) + $signed(AccBits'(sum_carry[t*Pe+p]));
       end
     end
   end
+
+  always_ff @(posedge clk_i) if (en) acc_q <= acc_d;
 
   // -- one token after the other --------------------------------------------------------------------
   logic out_en;  // the stages behind the sums move

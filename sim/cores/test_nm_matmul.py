@@ -19,10 +19,10 @@ SETS = [
         in_type=IntType(4, True), weight_type=IntType(3, True), bias_type=IntType(9, True),
         acc_type=IntType(12, True), out_type=IntType(5, True), shift=3, half_up=1, max_tokens=7,
     ),
-    NmMatmulParams(  # groups, many terms, left shift, DSP, weights in block RAM
-        in_channels=120, out_channels=9, groups=3, n=5, m=8, simd=40, pe=3, mult_dsp=1,
-        bias_type=IntType(10, True), out_type=IntType(18, True), shift=-1, max_tokens=3,
-        weight_ram=1,
+    NmMatmulParams(  # groups, many terms: five chains of five DSP blocks, left shift, block RAM
+        in_channels=120, out_channels=9, groups=3, n=5, m=8, simd=40, pe=3, tp=2, pack=2,
+        mult_dsp=1, weight_type=IntType(8, True), bias_type=IntType(10, True),
+        out_type=IntType(18, True), shift=-1, max_tokens=3, weight_ram=1,
     ),
     NmMatmulParams(  # groups with one input beat and one tile each: loading is as slow as computing
         in_channels=8, out_channels=4, groups=4, n=1, m=2, simd=2, pe=1, max_tokens=1,
@@ -48,6 +48,22 @@ SETS = [
         in_channels=6, out_channels=6, n=1, m=2, simd=2, pe=3, tp=2, pack=2, mult_dsp=1,
         in_type=IntType(6, False), weight_type=IntType(3, False), bias_type=IntType(7, False),
         acc_type=IntType(11, False), out_type=IntType(6, False), shift=4, max_tokens=3,
+    ),
+    NmMatmulParams(  # two tokens and two outputs per DSP block, chains of 15; DeiT-Tiny's types
+        in_channels=30, out_channels=12, n=1, m=1, simd=15, pe=6, tp=4, pack=2, pack_out=2,
+        mult_dsp=1, in_type=IntType(3, True), weight_type=IntType(3, True),
+        bias_type=IntType(6, True), acc_type=IntType(10, True), out_type=IntType(3, True), shift=5,
+        half_up=1, max_tokens=7, weight_ram=1,
+    ),
+    NmMatmulParams(  # the same of unsigned inputs, a block per chain
+        in_channels=6, out_channels=4, n=1, m=1, simd=1, pe=2, tp=2, pack=2, pack_out=2, mult_dsp=1,
+        in_type=IntType(3, False), weight_type=IntType(3, True), bias_type=IntType(6, True),
+        acc_type=IntType(9, True), out_type=IntType(4, True), shift=4, max_tokens=5,
+    ),
+    NmMatmulParams(  # one product per DSP block, the weight at its wider port
+        in_channels=10, out_channels=4, n=1, m=1, simd=5, pe=2, mult_dsp=1,
+        in_type=IntType(5, True), weight_type=IntType(20, True), bias_type=IntType(12, True),
+        acc_type=IntType(28, True), shift=18, max_tokens=3,
     ),
 ]  # fmt: skip
 
