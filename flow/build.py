@@ -54,8 +54,9 @@ class Build(ABC):
     board: Board
     folder: Path
     console: Console
-    #: images simulated in RTL, back to back
+    #: images simulated in RTL, back to back, without stalls and with each kind of them
     rtl_images: int = 64
+    stalled_images: int = 64
     #: stop folding at this many images per second; 0 = as fast as fits
     fps: float = 0.0
     seed: int = 1
@@ -176,11 +177,14 @@ class Build(ABC):
         for stall in self.stalls:
             with self.step(f"RTL {stall}") as note:
                 record = stall == "none"
-                result = runner.run_graph(self.graph, folder, x, stall, self.seed, record=record)
-                differ = frames_differ(golden, result.output)
-                wrong |= differ
-                stalled += 0 if record else count
-                note["text"] = f"{count} images, {int(differ.sum())} mismatches"
+                few = count if record else min(count, self.stalled_images)
+                result = runner.run_graph(
+                    self.graph, folder, first(x, few), stall, self.seed, record=record
+                )
+                differ = frames_differ(first(golden, few), result.output)
+                wrong[:few] |= differ
+                stalled += 0 if record else few
+                note["text"] = f"{few} images, {int(differ.sum())} mismatches"
                 if record:
                     self.rtl = result
                 if bool(differ.any()):

@@ -28,6 +28,8 @@ class ImportedBuild(Build):
     PAIRS: ClassVar[tuple[str, ...]] = ("published",)
 
     source: Path
+    #: a network of full size takes long to simulate
+    stalled_images: int = 2
     has_published: bool = True
 
     @property

@@ -14,7 +14,6 @@ integer tables; every value of it has a place in a core. What is written differe
 from __future__ import annotations
 
 import re
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sievit.models.imported import FormatError, Imported
+from sievit.models.imported import FormatError, Imported, align_blocks
 from sievit.quant.cores.attention import AttentionParams
 from sievit.quant.cores.first_token import FirstTokenParams
 from sievit.quant.cores.layernorm import LayernormParams
@@ -220,25 +219,3 @@ class _Reader:
             b_type=self.types[y], out_type=RESIDUAL, a_mult=mult, a_mult_shift=shift, half_up=1,
         )  # fmt: skip
         return self.add(name, "residual_add", params, {}, x, y)
-
-
-def align_blocks(nodes: list[Node]) -> list[Node]:
-    """The nodes, every type as wide as that of the same layer in any block: layers that compute the
-    same become one shape, which a simulator compiles once and a folding is chosen for once."""
-
-    def layer(node: Node) -> str:
-        return re.sub(r"\d+", "", node.name, count=1)
-
-    widest: dict[tuple[str, str], IntType] = {}
-    for node in nodes:
-        for f in fields(node.params):
-            t = getattr(node.params, f.name)
-            if isinstance(t, IntType):
-                known = widest.get((layer(node), f.name), t)
-                both = IntType.fitting(min(t.min, known.min), max(t.max, known.max))
-                widest[layer(node), f.name] = both
-    aligned = []
-    for node in nodes:
-        types = {name: t for (key, name), t in widest.items() if key == layer(node)}
-        aligned.append(replace(node, params=replace(node.params, **types)))
-    return aligned

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from sievit.quant.errors import SievitError
-from sievit.quant.graph import Graph
+from sievit.quant.graph import Graph, Node
+from sievit.quant.itype import IntType
 from sievit.quant.params import Stream
 
 
@@ -53,3 +55,25 @@ class Imported:
             arrays = {name: torch.from_numpy(file[name]) for name in file.files}
         images = Stream.full(arrays.pop(Graph.INPUT))
         return cls(Graph.load(folder / "graph"), images, arrays)
+
+
+def align_blocks(nodes: list[Node]) -> list[Node]:
+    """The nodes, every type as wide as that of the same layer in any block: layers that compute the
+    same become one shape, which a simulator compiles once and a folding is chosen for once."""
+
+    def layer(node: Node) -> str:
+        return re.sub(r"^blocks_\d+", "blocks", node.name)
+
+    widest: dict[tuple[str, str], IntType] = {}
+    for node in nodes:
+        for f in fields(node.params):
+            t = getattr(node.params, f.name)
+            if isinstance(t, IntType):
+                known = widest.get((layer(node), f.name), t)
+                both = IntType.fitting(min(t.min, known.min), max(t.max, known.max))
+                widest[layer(node), f.name] = both
+    aligned = []
+    for node in nodes:
+        types = {name: t for (key, name), t in widest.items() if key == layer(node)}
+        aligned.append(replace(node, params=replace(node.params, **types)))
+    return aligned

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sievit.models import selector
-from sievit.models.imported import Imported
+from sievit.models.imported import Imported, align_blocks
 from sievit.models.pruning import nm_mask
 from sievit.quant.cores.attention import AttentionParams
 from sievit.quant.cores.nm_matmul import NmMatmulParams, accumulator_type
@@ -110,7 +110,8 @@ class _Maker:
                 renamed[x] = self.selector(node.name.split("_")[1], x, stages[node.name])
             self.take(replace(node, inputs=tuple(renamed.get(e, e) for e in node.inputs)))
         g = self.graph
-        out = Graph(g.name, g.input, g.input_tokens, g.input_exponent, self.nodes, dict(g.meta))
+        nodes = align_blocks(self.nodes)
+        out = Graph(g.name, g.input, g.input_tokens, g.input_exponent, nodes, dict(g.meta))
         out.check()
         return out, self.changed
 
