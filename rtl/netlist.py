@@ -29,7 +29,7 @@ REGISTERS = ("FDRE", "FDSE", "FDCE", "FDPE")
 #: not counted: a vendor tool folds inverters into pins, wide multiplexers come with their LUTs
 FREE = ("INV", "MUXF7", "MUXF8", "MUXF9", "CARRY4")
 DSPS = ("DSP48E1", "DSP48E2")
-#: rtl/lib/dsp_chains.sv, a black box of DSP blocks that all have their registers; bits of a_i per block
+#: rtl/lib/dsp_chains.sv, a black box of DSP blocks with their registers; bits of a_i per block
 CHAINS, CHAINS_A = "dsp_chains", 27
 #: halves of a RAMB36
 BRAMS = {"RAMB18E1": 1, "RAMB18E2": 1, "RAMB36E1": 2, "RAMB36E2": 2}

@@ -57,8 +57,8 @@ def read_command(top: str, parameters: dict[str, int | str]) -> str:
 
 
 def without_dsp_chains(read: str) -> list[str]:
-    """The same with ``dsp_chains`` as a black box: yosys knows neither the registers nor the cascade
-    of a DSP block. Its size is in the width of its ports."""
+    """The same with ``dsp_chains`` as a black box: yosys uses neither the registers nor the cascade
+    of DSP blocks. Its size is in the width of its ports."""
     parameters = " ".join(f"-unset {name}" for name in ("Chains", "Length", "SumBits"))
     return [
         read.replace("read_slang", "read_slang --blackboxed-module dsp_chains"),

@@ -292,7 +292,7 @@ class NmMatmulParams(CoreParams):
         lut, ff = 0.0, 0.0
 
         # two banks of inputs, and what is read of them
-        lut += tp * lut_ram(self.simd * x.bits, 2 * beats)
+        lut += tp * lut_ram(self.simd * x.bits, 2 << (beats - 1).bit_length())
         ff += tp * self.simd * x.bits * (2 if self.weight_ram else 1)
         # weights
         words, width = tiles * (self.group_inputs // self.simd), sum(slices)
@@ -309,7 +309,9 @@ class NmMatmulParams(CoreParams):
         field = x.bits + (x.signed and self.pack > 3 - self.pack_out)
         lanes = self.simd // chain if slots == 1 else 0
         lut += shares * self.pack * field * lanes * max(0, chain - 3)
-        ff += shares * self.pack * field * lanes * max(0, 2 * chain - 3)
+        ff += shares * self.pack * field * lanes * (0, 1, 3)[min(chain, 3) - 1]
+        if slots > 1 and chain > 1:  # the same input at every weight of its group
+            ff += shares * self.pack * x.bits * self.simd * (self.n - 1) * slots / self.m
         # multipliers, behind the choice of their inputs
         size, count = field_bits(x, w, chain), self.terms // chain
         if slots > 1:
@@ -331,7 +333,8 @@ class NmMatmulParams(CoreParams):
         ff += tp * pe * acc + pe * self.bias_type.bits
         # one token after the other
         if tp > 1:
-            lut += tp * lut_ram(pe * acc, 2 * tiles) + pe * acc * -(-(tp - 1) // 3) + 50
+            lut += tp * lut_ram(pe * acc, 2 << (tiles - 1).bit_length())
+            lut += pe * acc * -(-(tp - 1) // 3) + 50
             ff += pe * acc + 50
         # rounding, saturation, table, output register
         rounded = max(2, acc + 1 - self.shift)
@@ -456,16 +459,16 @@ def nm_matmul(p: NmMatmulParams, constants: Constants, x: Stream) -> Stream:
 def stimuli(
     rng: torch.Generator, p: NmMatmulParams, frames: int
 ) -> tuple[dict[str, Tensor], list[Stream]]:
-    """Random constants with 0..n nonzeros per group, extreme weights among them, and frames; some
-    outputs have nothing but extreme weights, some tokens nothing but extreme values."""
+    """Random constants with 0..n nonzeros per group, extreme weights among them, and frames. Some
+    tokens have nothing but extreme values; so have, behind DSP blocks, the weights of two outputs.
+    """
     t = p.weight_type
     shape = (p.out_channels, p.group_inputs // p.m, p.m)
     weight = torch.randint(t.min, t.max + 1, shape, generator=rng)
     kind = torch.randint(0, 8, shape, generator=rng)
     weight = torch.where(kind == 0, t.min, torch.where(kind == 1, t.max, weight))
-    row = torch.randint(0, 6, (p.out_channels, 1, 1), generator=rng)
-    row[0], row[-1] = (0, 1) if p.out_channels > 2 else (2, 2)
-    weight = torch.where(row == 0, t.min, torch.where(row == 1, t.max, weight))
+    if p.mult_dsp and p.out_channels > 2:
+        weight[0], weight[-1] = t.min, t.max
     if p.m > 1:
         rank = torch.rand(shape, generator=rng).argsort(-1)
         keep = torch.randint(0, p.n + 1, (*shape[:2], 1), generator=rng)

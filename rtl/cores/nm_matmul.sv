@@ -65,9 +65,12 @@ module nm_matmul #(
 );
   /*verilator no_inline_module*/
 
+  // verilator coverage_off
+  // called for constants alone, so none of its lines ever runs
   function automatic int unsigned bits_for(int unsigned values);
     bits_for = values > 1 ? $clog2(values) : 1;
   endfunction
+  // verilator coverage_on
 
   localparam int unsigned InBeats = InChannels / Simd;
   localparam int unsigned GroupSteps = InBeats / Groups;
@@ -89,11 +92,12 @@ module nm_matmul #(
       (InSigned ? 64'd1 << (InBits - 1) : (64'd1 << InBits) - 64'd1) *
       (WeightSigned ? 64'd1 << (WeightBits - 1) : (64'd1 << WeightBits) - 64'd1);
 
+  // verilator coverage_off
+  // these too: what a field, and the operands of a DSP block with such fields, need
   function automatic int unsigned field_bits(int unsigned terms);
     field_bits = $clog2(64'(terms) * LargestProduct + 64'd1) + 1;
   endfunction
 
-  // operands of a DSP block, with fields of that many bits
   function automatic int unsigned packed_x_bits(int unsigned field);
     packed_x_bits = (Pack - 1) * field + InBits + (Pack > 1 || !InSigned ? 1 : 0);
   endfunction
@@ -102,12 +106,14 @@ module nm_matmul #(
     packed_weight_bits =
         (PackOut - 1) * Pack * field + WeightBits + (PackOut > 1 || !WeightSigned ? 1 : 0);
   endfunction
+  // verilator coverage_on
 
   // weights take the wider port of a block, the one with the adder in front, where two of them are packed
   localparam bit WeightsWide =
       PackOut > 1 || (Pack == 1 && packed_weight_bits(0) > packed_x_bits(0));
 
-  // the longest that divides Terms, up to what a shift register of one LUT holds, and fits 27 x 18 + 48 bits
+  // verilator coverage_off
+  // the longest that divides Terms, that a shift register of one LUT can delay, and that fits 27 x 18 + 48 bits
   function automatic int unsigned longest_chain();
     int unsigned field, x_bits, weight_bits;
     longest_chain = 1;
@@ -119,6 +125,7 @@ module nm_matmul #(
           (WeightsWide ? x_bits : weight_bits) <= 18) longest_chain = k;
     end
   endfunction
+  // verilator coverage_on
 
   localparam int unsigned Chain = MultDsp ? longest_chain() : 1;
   localparam int unsigned Chains = Terms / Chain;     // per output, or pair of outputs

@@ -29,7 +29,7 @@ SETS = [
         bias_type=IntType(12, False),
     ),
     NmMatmulParams(  # 4:16, largest types, table that clamps on both sides
-        in_channels=32, out_channels=6, n=4, m=16, simd=16, pe=2, weight_type=IntType(8, True),
+        in_channels=32, out_channels=8, n=4, m=16, simd=16, pe=2, weight_type=IntType(8, True),
         acc_type=IntType(20, True), mid_type=IntType(10, True), out_type=IntType(7, False), shift=7,
         entries=100, table_offset=190, table_shift=2, max_tokens=4,
     ),
