@@ -29,6 +29,8 @@ REGISTERS = ("FDRE", "FDSE", "FDCE", "FDPE")
 #: not counted: a vendor tool folds inverters into pins, wide multiplexers come with their LUTs
 FREE = ("INV", "MUXF7", "MUXF8", "MUXF9", "CARRY4")
 DSPS = ("DSP48E1", "DSP48E2")
+#: rtl/lib/dsp_chains.sv, a black box of DSP blocks that all have their registers; bits of a_i per block
+CHAINS, CHAINS_A = "dsp_chains", 27
 #: halves of a RAMB36
 BRAMS = {"RAMB18E1": 1, "RAMB18E2": 1, "RAMB36E1": 2, "RAMB36E2": 2}
 
@@ -52,7 +54,7 @@ DELAY = {
 }
 
 CLOCKS = frozenset(
-    "C CLK WCLK WRCLK RDCLK CLKARDCLK CLKBWRCLK CLKA CLKB".split()
+    "C CLK WCLK WRCLK RDCLK CLKARDCLK CLKBWRCLK CLKA CLKB clk_i".split()
 )  # pins that end no path
 LUT_LIKE = ("LUT", "MUXF", "CARRY4", "RAM", "INV")  # drive their neighbours inside a slice
 
@@ -126,13 +128,18 @@ class _Arrival(NamedTuple):
 def resources(module: dict[str, Any]) -> Resources:
     """Resources of a flat module of a yosys JSON netlist. Raises NetlistError on unknown cells."""
     cells = Counter(cell["type"] for cell in module["cells"].values())
-    known = {*LUTS, *REGISTERS, *FREE, *DSPS, *BRAMS, "URAM288"}
+    known = {*LUTS, *REGISTERS, *FREE, *DSPS, CHAINS, *BRAMS, "URAM288"}
     if cells.keys() - known:
         raise NetlistError(f"cells of unknown size: {', '.join(sorted(cells.keys() - known))}")
+    chained = sum(
+        len(cell["connections"]["a_i"]) // CHAINS_A
+        for cell in module["cells"].values()
+        if cell["type"] == CHAINS
+    )
     return Resources(
         lut=sum(size * cells[name] for name, size in LUTS.items()),
         ff=sum(cells[name] for name in REGISTERS),
-        dsp=sum(cells[name] for name in DSPS),
+        dsp=sum(cells[name] for name in DSPS) + chained,
         bram36=sum(size * cells[name] for name, size in BRAMS.items()) / 2,
         uram=cells["URAM288"],
     )
@@ -168,6 +175,8 @@ def _start_ns(cell: dict[str, Any]) -> float | None:
         return DELAY["bram_register" if registered else "bram"]
     if kind == "URAM288":
         return DELAY["uram"]
+    if kind == CHAINS:
+        return DELAY["dsp_register"]
     if kind in DSPS:
         if _value(cell, "PREG"):
             return DELAY["dsp_register"]
@@ -291,6 +300,8 @@ class _Graph:
                 setup, ends = _dsp(cell, pin)
                 if not ends:
                     continue
+            elif kind == CHAINS:  # an adder stands before the register of a and d
+                setup = DELAY["dsp_add" if pin in ("a_i", "d_i") else "dsp_register"]
             for bit in wires.get(pin, ()):
                 if not isinstance(bit, int):
                     continue

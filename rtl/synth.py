@@ -56,6 +56,16 @@ def read_command(top: str, parameters: dict[str, int | str]) -> str:
     return f"read_slang --threads 1 --top {top} {values} {sources}"
 
 
+def without_dsp_chains(read: str) -> list[str]:
+    """The same with ``dsp_chains`` as a black box: yosys knows neither the registers nor the cascade
+    of a DSP block. Its size is in the width of its ports."""
+    parameters = " ".join(f"-unset {name}" for name in ("Chains", "Length", "SumBits"))
+    return [
+        read.replace("read_slang", "read_slang --blackboxed-module dsp_chains"),
+        f"setparam {parameters} t:dsp_chains",
+    ]
+
+
 def parse(top: str) -> None:
     """Elaborate a module of ``rtl/lib`` or ``rtl/cores`` with its default parameters."""
     with tempfile.TemporaryDirectory() as folder:
@@ -82,14 +92,16 @@ def synthesise(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for key, memory in params.memories(constants).items() if constants else ():
-            (folder / f"{key}.hex").write_text(memory.hex())
+            for file, text in memory.files(f"{key}.hex").items():
+                (folder / file).write_text(text)
             parameters[f"{camel(key)}File"] = f"{key}.hex"
         predicted = params.resources()
         # yosys ignores use_dsp = "no", and makes no URAM unless told to
         options = "" if predicted.dsp else "-nodsp "
         options += "-uram " if predicted.uram else ""
         synth = f"synth_xilinx -family {family} -noiopad -noclkbuf -flatten {options}-top {stem}"
-        _yosys([read_command(stem, parameters), synth, "write_json netlist.json"], folder)
+        read = without_dsp_chains(read_command(stem, parameters))
+        _yosys([*read, synth, "write_json netlist.json"], folder)
         module = json.loads((folder / "netlist.json").read_text())["modules"][stem]
     return Synthesis(netlist.resources(module), netlist.timing(module))
 
