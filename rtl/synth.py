@@ -92,8 +92,7 @@ def synthesise(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for key, memory in params.memories(constants).items() if constants else ():
-            for file, text in memory.files(f"{key}.hex").items():
-                (folder / file).write_text(text)
+            (folder / f"{key}.hex").write_text(memory.hex())
             parameters[f"{camel(key)}File"] = f"{key}.hex"
         predicted = params.resources()
         # yosys ignores use_dsp = "no", and makes no URAM unless told to
