@@ -8,7 +8,7 @@ on: of every M consecutive keys of a row the N with the largest scores survive.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from sievit.quant.itype import IntType
 from sievit.quant.params import (
     Constants,
     CoreParams,
+    Device,
     Memory,
     Port,
     Resources,
@@ -32,6 +33,33 @@ from sievit.quant.rounding import reciprocal_index, reciprocal_table, round_shif
 
 #: keys of a group that have bins of their own
 BIN_KEYS = 16
+#: signed operands of a DSP block, and bits of its sum: DSP48E2
+DSP_PORTS = (27, 18)
+DSP_SUM_BITS = 48
+
+
+class Packing(NamedTuple):
+    """How inner products share chains of DSP blocks: rtl/lib/dsp_dots.sv. A block multiplies
+    ``a`` words with ``b`` words; every product has a field of ``field`` bits."""
+
+    a: int
+    b: int
+    field: int
+
+    @classmethod
+    def of(
+        cls, a: IntType, b: IntType, counts: tuple[int, int], length: int, ports: tuple[int, int]
+    ) -> Packing | None:
+        """Of ``counts`` vectors a and b with ``length`` elements; None if they suit no block."""
+        field = (length * _largest(a) * _largest(b)).bit_length() + 1
+        for pack_a, pack_b in ((2, 2), (2, 1), (1, 2), (1, 1)):
+            left = (pack_a - 1) * pack_b * field + a.bits + (pack_a > 1 or not a.signed)
+            right = (pack_b - 1) * field + b.bits + (pack_b > 1 or not b.signed)
+            whole = counts[0] % pack_a == 0 and counts[1] % pack_b == 0
+            narrow = left <= ports[0] and right <= ports[1]
+            if whole and narrow and pack_a * pack_b * field <= DSP_SUM_BITS:
+                return cls(pack_a, pack_b, field)
+        return None
 
 
 @dataclass(frozen=True)
@@ -112,6 +140,9 @@ class AttentionParams(CoreParams):
         self.require(min(shifts) >= 0, "shifts of the segments must not be negative")
         offsets = (self.near_offset, self.far_offset)
         self.require(max(map(abs, offsets)) < 1 << 31, "offsets of the segments must be < 2^31")
+        self.require(
+            not self.mult_dsp or self.fits_dsp(DSP_PORTS), "these operands suit no DSP block"
+        )
 
     @property
     def head_dim(self) -> int:
@@ -172,6 +203,22 @@ class AttentionParams(CoreParams):
         """Survivors of a row per cycle in the softmax: as few as keep up with the products."""
         return min(d for d in divisors(self.n) if self.n // d <= self.chunks)
 
+    def packings(self, ports: tuple[int, int]) -> tuple[Packing | None, Packing | None]:
+        """Of the score and of the value products, in DSP blocks with such operands. The tokens of
+        a block share its keys, and its values where no row chooses its own."""
+        tokens = self.tp if self.n == self.m else 1
+        return (
+            Packing.of(self.k_type, self.q_type, (self.m, self.tp), self.simd, ports),
+            Packing.of(self.v_type, self.prob_type, (self.simd, tokens), self.n, ports),
+        )
+
+    def fits_dsp(self, ports: tuple[int, int]) -> bool:
+        """Products suit DSP blocks with signed operands of these widths."""
+        return None not in self.packings(ports)
+
+    def suits(self, device: Device) -> bool:
+        return not self.mult_dsp or self.packings(device.dsp_ports) == self.packings(DSP_PORTS)
+
     def cycles(self, tokens: int) -> int:
         products = self.head_groups * -(-tokens // self.m) * self.chunks
         full, rest = divmod(tokens, self.tp)
@@ -181,14 +228,10 @@ class AttentionParams(CoreParams):
     def head_latency(self, tokens: int) -> int:
         groups = -(-tokens // self.m)
         steps = groups * (self.chunks + 2 * (self.n // self.softmax_lanes) + 1)
-        trees = (self.simd - 1).bit_length() + (self.softmax_lanes - 1).bit_length()
-        trees += (self.n - 1).bit_length()
+        softmax = (self.softmax_lanes - 1).bit_length() + self._stages(self.exp_type)
         select = (self.m - 1).bit_length() if self.n == self.m else 3
-        products = sum(
-            2 if self.mult_dsp else (t.bits + 3) // 2
-            for t in (self.k_type, self.v_type, self.exp_type)
-        )
-        return tokens * (self.channels // self.simd) + steps + trees + select + products + 20
+        products = self._score_at + self._value_at
+        return tokens * (self.channels // self.simd) + steps + products + select + softmax + 15
 
     def barrier(self) -> bool:
         return True
@@ -200,8 +243,8 @@ class AttentionParams(CoreParams):
 
     def foldings(self) -> Iterator[dict[str, int]]:
         """Memories as LUT RAM where they are small, as block RAM where they are not small, as
-        UltraRAM where they fill a good part of one."""
-        tps = [tp for tp in (1, 2, 3, 4, 8) if tp <= self.max_tokens]
+        UltraRAM where they fill a good part of one. In DSP blocks pairs of tokens share products.
+        """
         groups = -(-self.max_tokens // self.m)
         for simd in divisors(self.head_dim):
             for heads_par in divisors(self.heads):
@@ -212,9 +255,16 @@ class AttentionParams(CoreParams):
                     for i, fits in enumerate((words <= 256, bits >= 1024, bits >= 1 << 16))
                     if fits
                 ]
-                for tp in tps:
-                    for kv_ram in rams:
-                        yield {"simd": simd, "heads_par": heads_par, "tp": tp, "kv_ram": kv_ram}
+                for mult_dsp, tps in ((0, (1, 2, 3, 4, 8)), (1, (1, 2, 4, 6, 8))):
+                    one = replace(self, simd=simd, heads_par=heads_par, tp=1, mult_dsp=0)
+                    if mult_dsp and not one.fits_dsp(DSP_PORTS):
+                        continue
+                    for tp in tps:
+                        for kv_ram in rams if tp <= self.max_tokens else ():
+                            yield {
+                                "simd": simd, "heads_par": heads_par, "tp": tp, "kv_ram": kv_ram,
+                                "mult_dsp": mult_dsp,
+                            }  # fmt: skip
 
     def resources(self) -> Resources:
         """LUTs are counted as open synthesis maps them: one per bit of an adder and per bit of a
@@ -338,18 +388,31 @@ class AttentionParams(CoreParams):
         return self.tp * self.heads_par * row + data + 4 * simd * out.bits + 350
 
     def _stages(self, t: IntType) -> int:
-        """Cycles of a product whose right operand is of this type."""
+        """Cycles of a single product whose right operand is of this type."""
         return 2 if self.mult_dsp else (t.bits + 3) // 2
+
+    @property
+    def _score_at(self) -> int:
+        """Cycles from a step of the score stage to the score."""
+        if self.mult_dsp:
+            return self.simd + 4
+        return 2 + self._stages(self.k_type) + (self.simd - 1).bit_length()
+
+    @property
+    def _value_at(self) -> int:
+        """Cycles from a step of the value stage to the sum of the values."""
+        if self.mult_dsp:
+            return self.n + 5
+        return 3 + self._stages(self.v_type) + (self.n - 1).bit_length()
 
     def _depths(self) -> dict[str, int]:
         """Entries of the buffers between the stages, as in the RTL."""
         n, m, chunks = self.n, self.m, self.chunks
         groups, subs = -(-self.max_tokens // m), n // self.softmax_lanes
-        top = 2 + self._stages(self.k_type) + (self.simd - 1).bit_length()
-        top += (m - 1).bit_length() if n == m else 3
+        top = self._score_at + ((m - 1).bit_length() if n == m else 3)
         recip = 8 + (self.softmax_lanes - 1).bit_length()
         prob = 4 + self._stages(self.exp_type)
-        out = 5 + self._stages(self.v_type) + (n - 1).bit_length()
+        out = self._value_at + 2
         several = self.head_groups if self.tp > 1 else 1
         entries = {
             "survivors": groups + (top + subs) // chunks + 2,
@@ -360,6 +423,11 @@ class AttentionParams(CoreParams):
             "queries": 2 * chunks * several,
         }
         return {name: 1 << (depth - 1).bit_length() for name, depth in entries.items()}
+
+
+def _largest(t: IntType) -> int:
+    """The largest magnitude."""
+    return max(-t.min, t.max)
 
 
 def _product(a: IntType, b: IntType) -> float:
