@@ -626,8 +626,25 @@ def bins(
     tie = ((y[v.valid()] & (step - 1)) == step // 2) & (p.shift > 0)
     up = (y[v.valid()] >> max(p.shift, 0)) & 1
 
+    def extreme(x: Stream, t: IntType) -> Tensor:
+        """Of the largest magnitude, ``[B, H, T, head_dim]``."""
+        found = (x.data == (t.min if t.signed else t.max)) & x.valid()[:, :, None]
+        return found.reshape(*x.data.shape[:2], p.heads, p.head_dim).transpose(1, 2)
+
+    def whole(x: Stream, t: IntType) -> Tensor:
+        """Chunks that are extreme in some token, ``[B, H, chunks]``."""
+        return extreme(x, t).unflatten(-1, (-1, p.simd)).all(-1).any(2)
+
+    # survivors of a group with a full probability and an extreme value, per query and channel
+    full = torch.nn.functional.pad(keep & (rows.prob == p.prob_type.max), (0, pad))
+    value = torch.nn.functional.pad(extreme(v, p.v_type), (0, 0, 0, pad))
+    full, value = full.unflatten(-1, (-1, p.m)), value.unflatten(2, (-1, p.m))
+    products = full.float().transpose(2, 3) @ value.float()
+
     tail = (q.length - 1) % p.m + 1
     out = {
+        "products: extreme sum of a chunk": int((whole(q, p.q_type) & whole(k, p.k_type)).sum()),
+        "products: extreme sum of a group": int((products == p.n).sum()),
         "row: all scores equal": row(several & (lowest == rows.top[..., 0])),
         "row: one probability is not 0": row(
             (survives > 1) & ((rows.prob * keep > 0).sum(-1) == 1)
@@ -733,8 +750,9 @@ def stimuli(
     kd = torch.where(kind == 4, torch.where(low, p.k_type.min, p.k_type.max), kd)
     qd = torch.where(kind == 1, 0, torch.where(kind == 2, fit(q) >> 4, fit(q)))
     qd = torch.where(kind == 4, p.q_type.min if p.q_type.signed else p.q_type.max, qd)
+    vd = torch.where(kind == 4, torch.where(low, p.v_type.min, p.v_type.max), fit(v))
     flag = q.package
-    streams = [Stream(d, length, flag).with_data(d) for d in (qd, kd, fit(v))]
+    streams = [Stream(d, length, flag).with_data(d) for d in (qd, kd, vd)]
     if p.recip_entries:
         recip = segment_table(p)
     else:
