@@ -294,18 +294,16 @@ class AttentionParams(CoreParams):
         aligned = (0.5 if self.recip_entries else 2.1) * (exp.bits + recip.bits + places)
 
         # products
-        dsp = 0
-        score = [_product(q, k), _tree(simd, qk) + s]
-        value = [_product(prob, v), _tree(n, pv)]
-        scaled = _product(recip, exp)
-        multiples = 2 * simd * q.bits + 2 * n * prob.bits + recip.bits
+        dsp = shared = 0.0
         if self.mult_dsp:
-            dsp += simd * m * _is_dsp(q, k) + simd * n * _is_dsp(prob, v)
-            dsp += par * _is_dsp(recip, exp)
-            score[0], value[0], scaled = _rest(q, k), _rest(prob, v), _rest(recip, exp)
-            multiples = 0
-        luts = m * (simd * score[0] + score[1]) + simd * (n * value[0] + value[1] + acc)
-        luts += par * scaled + multiples
+            delays, shared, dsp = self._dots()
+            luts = m * s + simd * acc + delays / rows + par * _rest(recip, exp)
+            dsp += rows * par * _is_dsp(recip, exp)
+        else:
+            score, value = simd * _product(q, k), n * _product(prob, v)
+            luts = m * (score + _tree(simd, qk) + s) + simd * (value + _tree(n, pv) + acc)
+            luts += par * _product(recip, exp)
+            luts += 2 * simd * q.bits + 2 * n * prob.bits + recip.bits  # their multiples
         # selection
         if n < m:
             luts += 0.74 * s * m * (m - 1) / 2 + m * (n if m < 8 else 1.15 * (m - 1) + n)
@@ -334,7 +332,7 @@ class AttentionParams(CoreParams):
             luts += _lut_ram(width, depth)
         luts *= rows
         # the output, of one row at a time; control
-        luts += simd * out.bits * (1 + _multiplexer(rows)) + 420
+        luts += simd * out.bits * (1 + _multiplexer(rows)) + 420 + shared
         # k and v, two frames each
         words = 2 * groups * self.head_groups * self.chunks
         bram18 = uram = 0
@@ -347,9 +345,28 @@ class AttentionParams(CoreParams):
                 luts += self.heads_par * m * bits * _multiplexer(banks)
             else:
                 uram += self.heads_par * m * -(-bits // 72) * -(-words // 4096)
-        return Resources(
-            lut=luts, ff=self._registers(), dsp=rows * dsp, bram36=bram18 / 2, uram=uram
-        )
+        return Resources(lut=luts, ff=self._registers(), dsp=dsp, bram36=bram18 / 2, uram=uram)
+
+    def _dots(self) -> tuple[float, float, float]:
+        """LUTs of all rows, LUTs that they share, DSP blocks: products in chains of DSP blocks.
+        Shift registers delay their operands; those of up to two cycles are flip-flops."""
+        score, value = self.packings(DSP_PORTS)
+        assert score and value, "checked at the start"
+        q, k, v = self.q_type, self.k_type, self.v_type
+        simd, n, m, rows = self.simd, self.n, self.m, self.tp * self.heads_par
+        # the register behind a LUT RAM or in front of the chain is one more cycle
+        read = self.kv_ram == 0
+        luts = rows * (q.bits * max(0, simd - 2) + self.prob_type.bits * (n - 1))
+        if score.b > 1 and q.signed:
+            luts += rows / 2 * simd * (q.bits + 1)
+        shared = self.heads_par * m * k.bits * max(0, simd - 3 + read)
+        values = simd * v.bits * max(0, n - 2 + (read and n == m))
+        if n == m:
+            shared += self.heads_par * values
+        else:
+            luts += rows * values
+        dsp = rows * simd * (m / score.a / score.b + n / value.a / value.b)
+        return luts, shared, dsp
 
     @property
     def score_bits(self) -> int:
@@ -371,21 +388,26 @@ class AttentionParams(CoreParams):
         acc = prob.bits + v.bits + (groups * n - 1).bit_length()
 
         def product(a: IntType, b: IntType) -> int:
-            digits = -(-b.bits // 2)
-            return a.bits + 2 * b.bits if self.mult_dsp else digits * (a.bits + 2) + b.bits
+            return -(-b.bits // 2) * (a.bits + 2) + b.bits
 
         def multiples(a: IntType, b: IntType) -> float:
             return a.bits if self.mult_dsp else 1.6 * (a.bits + 2) * -(-b.bits // 2)
 
         qk, pv = q.bits + k.bits, prob.bits + v.bits
-        row = simd * (q.bits + multiples(q, k)) + n * multiples(prob, v) + multiples(recip, exp)
-        row += m * (simd * product(q, k) + _tree(simd, qk + 1) + s)
-        row += simd * (n * product(prob, v) + _tree(n, pv + 1) + acc + 2 * out.bits + 3)
+        row = multiples(recip, exp) + m * s + simd * (acc + 2 * out.bits + 3)
+        shared = 0 if self.kv_ram else self.heads_par * m * simd * (k.bits + v.bits)
+        if self.mult_dsp:  # shift registers of up to two cycles
+            shared = 3 * self.heads_par * (m * k.bits + (n == m) * simd * v.bits)
+            row += 3 * q.bits + 2 * prob.bits + (n < m) * min(n, 3) * simd * v.bits
+        else:
+            row += simd * (q.bits + multiples(q, k)) + n * multiples(prob, v)
+            row += m * (simd * product(q, k) + _tree(simd, qk + 1))
+            row += simd * (n * product(prob, v) + _tree(n, pv + 1))
+            row += n * (2 * prob.bits + simd * v.bits)
         row += m * s if n == m else 2 * m * s + m * (m - 1) / 2 + n * (m + s + slot)
-        row += n * (s + 2 * slot + 2 * prob.bits + simd * v.bits) + 2 * s + carried
+        row += n * (s + 2 * slot) + 2 * s + carried
         row += par * (s + 3 * exp.bits + 3 * slot + recip.bits + total + 3 * prob.bits)
-        data = 0 if self.kv_ram else self.heads_par * m * simd * (k.bits + v.bits)
-        return self.tp * self.heads_par * row + data + 4 * simd * out.bits + 350
+        return self.tp * self.heads_par * row + shared + 4 * simd * out.bits + 350
 
     def _stages(self, t: IntType) -> int:
         """Cycles of a single product whose right operand is of this type."""

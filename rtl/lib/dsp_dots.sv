@@ -119,7 +119,7 @@ module dsp_dots #(
         b_set[s*Length+k] = RightBits'(signed'({negative, low}));
         if (PackB > 1) begin
           b_set[s*Length+k] = (RightBits'(upper) << FieldBits)
-                              | RightBits'(FieldBits'(signed'({negative, low})));
+                              | RightBits'(unsigned'(FieldBits'(signed'({negative, low}))));
         end
       end
     end

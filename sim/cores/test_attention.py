@@ -68,10 +68,10 @@ SETS = [
     ),
     # unsigned operands, four score products per DSP block, two value products of a row's own keys
     AttentionParams(
-        channels=16, heads=2, simd=4, n=2, m=4, tp=4, mult_dsp=1, kv_ram=1, q_type=IntType(4, False),
-        k_type=IntType(3, False), v_type=IntType(4, False), exp_shift=3, exp_offset=2,
-        exp_entries=40, prob_shift=2, prob_type=IntType(5, False), out_type=IntType(6, False),
-        shift=4, max_tokens=15,
+        channels=16, heads=2, simd=4, n=2, m=4, tp=4, mult_dsp=1, kv_ram=1,
+        q_type=IntType(4, False), k_type=IntType(3, False), v_type=IntType(4, False), exp_shift=3,
+        exp_offset=2, exp_entries=40, prob_shift=2, prob_type=IntType(5, False),
+        out_type=IntType(6, False), shift=4, max_tokens=15,
     ),
 ]  # fmt: skip
 
