@@ -57,11 +57,16 @@ def read_command(top: str, parameters: dict[str, int | str]) -> str:
     return f"read_slang --threads 1 --top {top} {values} {sources}"
 
 
-def without_dsp_chains(read: str) -> list[str]:
-    """The same with every ``dsp_chains`` as a black box: yosys knows neither the registers nor the
-    cascade of a DSP block. Its size is in the width of its ports, so each is a module of its own:
-    ``dsp_chains$`` and where it stands."""
-    return [read.replace("read_slang", "read_slang --keep-hierarchy"), "blackbox =dsp_chains$*"]
+def without_dsp_chains(read: str, top: str) -> list[str]:
+    """The same, flat, with every ``dsp_chains`` as a black box: yosys knows neither the registers
+    nor the cascade of a DSP block. Its size is in the width of its ports, so each is a module of
+    its own: ``dsp_chains$`` and where it stands."""
+    return [
+        read.replace("read_slang", "read_slang --keep-hierarchy"),
+        "blackbox =dsp_chains$*",
+        f"hierarchy -check -top {top}",
+        "flatten -noscopeinfo",
+    ]
 
 
 def parse(top: str) -> None:
@@ -99,7 +104,7 @@ def synthesise(
         synth = f"synth_xilinx -family {family} -noiopad -noclkbuf -flatten {options}-top {stem}"
         chained = any(path.stem == netlist.CHAINS for path in rtl_sources(stem))
         read = read_command(stem, parameters)
-        commands = without_dsp_chains(read) if chained else [read]
+        commands = without_dsp_chains(read, stem) if chained else [read]
         _yosys([*commands, synth, "write_json netlist.json"], folder)
         module = json.loads((folder / "netlist.json").read_text())["modules"][stem]
     for cell in module["cells"].values():

@@ -33,6 +33,9 @@
 /// Par is the least divisor of N with N / Par <= D, so that softmax never is the slowest. No pipeline
 /// stalls half-way: a stage takes credits for the buffer behind it before it starts a step.
 ///
+/// With MultDsp the products of narrow operands share DSP blocks, which also add them up (dsp_dots): two
+/// keys and two tokens of a block a score product, two channels a value product, and two tokens where N = M.
+///
 /// A frame takes ceil(tokens / Tp) * max(Heads / HeadsPar * G * D, Tp * Channels / Simd) cycles (an
 /// incomplete last Tp counts the tokens that it has) and, in steady state, not one more. A frame starts
 /// when all its keys have come, so one behind a shorter frame waits for them.
