@@ -255,10 +255,10 @@ class AttentionParams(CoreParams):
                     for i, fits in enumerate((words <= 256, bits >= 1024, bits >= 1 << 16))
                     if fits
                 ]
-                for mult_dsp, tps in ((0, (1, 2, 3, 4, 8)), (1, (1, 2, 4, 6, 8))):
-                    one = replace(self, simd=simd, heads_par=heads_par, tp=1, mult_dsp=0)
-                    if mult_dsp and not one.fits_dsp(DSP_PORTS):
-                        continue
+                one = replace(self, simd=simd, heads_par=heads_par, tp=1, mult_dsp=0)
+                styles = [(0, (1, 2, 3, 4, 8))]
+                styles += [(1, (1, 2, 4, 6, 8))] if one.fits_dsp(DSP_PORTS) else []
+                for mult_dsp, tps in styles:
                     for tp in tps:
                         for kv_ram in rams if tp <= self.max_tokens else ():
                             yield {
@@ -316,7 +316,8 @@ class AttentionParams(CoreParams):
             (s + 2) * (1 + (subs > 2) * _multiplexer(subs)) + exp.bits * self.exp_entries / 80
         )
         luts += s / 2 + normal + _tree(par, exp.bits) + par * (aligned + 2 * prob.bits + 15)
-        luts += simd * (out.bits + 6)
+        exact = out.signed and self.shift <= 0 and acc - self.shift <= out.bits
+        luts += 0 if exact else simd * (out.bits + 6)
         # buffers
         depths = self._depths()
         for width, depth in (

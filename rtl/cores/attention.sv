@@ -189,6 +189,7 @@ module attention #(
   localparam int unsigned PvBits = ProbBits + VBits + (VSigned ? 0 : 1);
   localparam int unsigned PvPartBits = PvBits + $clog2(N);
   localparam int unsigned AccBits = PvBits + $clog2(MaxGroups * N);
+  localparam bit OutExact = OutSigned && Shift <= 0 && int'(AccBits) - Shift <= int'(OutBits);
 
   // Pipelines: cycles from a step's issue to the register that holds ...
   localparam int unsigned ScoreAt = MultDsp ? Simd + 4 : KDigits + 3 + $clog2(Simd);  // ... the score
@@ -1282,8 +1283,8 @@ module attention #(
       always_ff @(posedge clk_i) begin
         floor_q <= OutBits'(floor);
         up_q <= round_up(64'(acc_q), Shift);
-        high_q <= floor >= (64'sd1 << (OutSigned ? OutBits - 1 : OutBits)) - 64'sd1;
-        low_q <= floor < (OutSigned ? -(64'sd1 << (OutBits - 1)) : 64'sd0);
+        high_q <= !OutExact && floor >= (64'sd1 << (OutSigned ? OutBits - 1 : OutBits)) - 64'sd1;
+        low_q <= !OutExact && floor < (OutSigned ? -(64'sd1 << (OutBits - 1)) : 64'sd0);
         out_q[c*OutBits +: OutBits] <=
             low_q ? {OutSigned, {(OutBits - 1){1'b0}}}
             : high_q ? {!OutSigned, {(OutBits - 1){1'b1}}} : floor_q + OutBits'(up_q);
