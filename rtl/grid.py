@@ -136,6 +136,12 @@ GRID: dict[str, list[Any]] = {
             {"simd": 2, "m": 16, "q_type": _int(4), "k_type": _int(4), "v_type": _int(4)},
         ),
         *_vary(_ATTENTION_3, {"n": 4}, {}, {"mult_dsp": 1}),
+        *_vary(
+            dataclasses.replace(_ATTENTION_3, max_tokens=197, kv_ram=1, mult_dsp=1),
+            {"n": 4, "tp": 2},
+            {"n": 4, "tp": 4},
+            {"n": 2, "m": 16, "simd": 4, "tp": 2},
+        ),
     ],
     "first_token": [
         FirstTokenParams(max_tokens=17, channels=48, simd=1),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sievit.quant.errors import SievitError
 from sievit.quant.params import Constants, CoreParams, Resources, camel
+from sievit.quant.sources import rtl_sources
 from sievit.rtl import netlist
 from sievit.rtl.netlist import Timing
 
@@ -56,13 +57,15 @@ def read_command(top: str, parameters: dict[str, int | str]) -> str:
     return f"read_slang --threads 1 --top {top} {values} {sources}"
 
 
-def without_dsp_chains(read: str) -> list[str]:
-    """The same with ``dsp_chains`` as a black box: yosys uses neither the registers nor the cascade
-    of DSP blocks. Its size is in the width of its ports."""
-    parameters = " ".join(f"-unset {name}" for name in ("Chains", "Length", "SumBits"))
+def without_dsp_chains(read: str, top: str) -> list[str]:
+    """The same, flat, with every ``dsp_chains`` as a black box: yosys knows neither the registers
+    nor the cascade of a DSP block. Its size is in the width of its ports, so each is a module of
+    its own: ``dsp_chains$`` and where it stands."""
     return [
-        read.replace("read_slang", "read_slang --blackboxed-module dsp_chains"),
-        f"setparam {parameters} t:dsp_chains",
+        read.replace("read_slang", "read_slang --keep-hierarchy"),
+        "blackbox =dsp_chains$*",
+        f"hierarchy -check -top {top}",
+        "flatten -noscopeinfo",
     ]
 
 
@@ -100,9 +103,14 @@ def synthesise(
         options = "" if predicted.dsp else "-nodsp "
         options += "-uram " if predicted.uram else ""
         synth = f"synth_xilinx -family {family} -noiopad -noclkbuf -flatten {options}-top {stem}"
-        read = without_dsp_chains(read_command(stem, parameters))
-        _yosys([*read, synth, "write_json netlist.json"], folder)
+        chained = any(path.stem == netlist.CHAINS for path in rtl_sources(stem))
+        read = read_command(stem, parameters)
+        commands = without_dsp_chains(read, stem) if chained else [read]
+        _yosys([*commands, synth, "write_json netlist.json"], folder)
         module = json.loads((folder / "netlist.json").read_text())["modules"][stem]
+    for cell in module["cells"].values():
+        if cell["type"].startswith(f"{netlist.CHAINS}$"):
+            cell["type"] = netlist.CHAINS
     return Synthesis(netlist.resources(module), netlist.timing(module))
 
 

@@ -465,6 +465,35 @@ def test_attention_every_order_of_four_scores(n: int, m: int) -> None:
     check("attention", p, attention_constants(p, 1.0), [Stream.full(x) for x in (q, rows, v)])
 
 
+def test_attention_packing() -> None:
+    """Keys and tokens share DSP blocks where the fields of their products fit."""
+    ports = (27, 18)
+    tiny = AttentionParams(
+        max_tokens=197, channels=192, heads=3, simd=8, tp=2, n=4, m=4, mult_dsp=1,
+        q_type=s(3), k_type=s(3), v_type=s(3), prob_type=u(3),
+    )  # fmt: skip
+    # eight products of up to 16, four of up to 28
+    assert tiny.packings(ports) == ((2, 2, 9), (2, 2, 8))
+    assert tiny.resources().dsp == 4 * 8 * 2 / 4 + 4 * 8 * 2 / 4 + 2
+    assert dataclasses.replace(tiny, tp=3).packings(ports) == ((2, 1, 9), (2, 1, 8)), (
+        "tokens come in pairs"
+    )
+    assert dataclasses.replace(tiny, n=2).packings(ports)[1] == (2, 1, 7), (
+        "rows choose their own values"
+    )
+    assert dataclasses.replace(tiny, m=5, n=5, simd=1).packings(ports) == ((1, 2, 6), (1, 2, 9))
+    wide = dataclasses.replace(tiny, q_type=s(8), k_type=s(8), v_type=s(12))
+    assert wide.packings(ports) == ((1, 1, 19), (1, 1, 17)), "28 bits of two keys"
+    assert dataclasses.replace(wide, simd=4).packings(ports)[0] == (2, 1, 18)
+    # a block multiplies with up to 18 bits
+    assert {f["mult_dsp"] for f in tiny.foldings()} == {0, 1}
+    with pytest.raises(ValueError, match="suit no DSP block"):
+        dataclasses.replace(tiny, q_type=s(19))
+    assert {
+        f["mult_dsp"] for f in dataclasses.replace(tiny, q_type=s(19), mult_dsp=0).foldings()
+    } == {0}
+
+
 def test_attention_saturated_scores() -> None:
     """Largest positive against largest negative score: the table's last entry, no overflow."""
     p = AttentionParams(channels=8, heads=1, max_tokens=4, n=2, m=2)

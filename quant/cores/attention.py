@@ -8,7 +8,7 @@ on: of every M consecutive keys of a row the N with the largest scores survive.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from sievit.quant.itype import IntType
 from sievit.quant.params import (
     Constants,
     CoreParams,
+    Device,
     Memory,
     Port,
     Resources,
@@ -32,6 +33,33 @@ from sievit.quant.rounding import reciprocal_index, reciprocal_table, round_shif
 
 #: keys of a group that have bins of their own
 BIN_KEYS = 16
+#: signed operands of a DSP block, and bits of its sum: DSP48E2
+DSP_PORTS = (27, 18)
+DSP_SUM_BITS = 48
+
+
+class Packing(NamedTuple):
+    """How inner products share chains of DSP blocks: rtl/lib/dsp_dots.sv. A block multiplies
+    ``a`` words with ``b`` words; every product has a field of ``field`` bits."""
+
+    a: int
+    b: int
+    field: int
+
+    @classmethod
+    def of(
+        cls, a: IntType, b: IntType, counts: tuple[int, int], length: int, ports: tuple[int, int]
+    ) -> Packing | None:
+        """Of ``counts`` vectors a and b with ``length`` elements; None if they suit no block."""
+        field = (length * _largest(a) * _largest(b)).bit_length() + 1
+        for pack_a, pack_b in ((2, 2), (2, 1), (1, 2), (1, 1)):
+            left = (pack_a - 1) * pack_b * field + a.bits + (pack_a > 1 or not a.signed)
+            right = (pack_b - 1) * field + b.bits + (pack_b > 1 or not b.signed)
+            whole = counts[0] % pack_a == 0 and counts[1] % pack_b == 0
+            narrow = left <= ports[0] and right <= ports[1]
+            if whole and narrow and pack_a * pack_b * field <= DSP_SUM_BITS:
+                return cls(pack_a, pack_b, field)
+        return None
 
 
 @dataclass(frozen=True)
@@ -112,6 +140,9 @@ class AttentionParams(CoreParams):
         self.require(min(shifts) >= 0, "shifts of the segments must not be negative")
         offsets = (self.near_offset, self.far_offset)
         self.require(max(map(abs, offsets)) < 1 << 31, "offsets of the segments must be < 2^31")
+        self.require(
+            not self.mult_dsp or self.fits_dsp(DSP_PORTS), "these operands suit no DSP block"
+        )
 
     @property
     def head_dim(self) -> int:
@@ -172,6 +203,22 @@ class AttentionParams(CoreParams):
         """Survivors of a row per cycle in the softmax: as few as keep up with the products."""
         return min(d for d in divisors(self.n) if self.n // d <= self.chunks)
 
+    def packings(self, ports: tuple[int, int]) -> tuple[Packing | None, Packing | None]:
+        """Of the score and of the value products, in DSP blocks with such operands. The tokens of
+        a block share its keys, and its values where no row chooses its own."""
+        tokens = self.tp if self.n == self.m else 1
+        return (
+            Packing.of(self.k_type, self.q_type, (self.m, self.tp), self.simd, ports),
+            Packing.of(self.v_type, self.prob_type, (self.simd, tokens), self.n, ports),
+        )
+
+    def fits_dsp(self, ports: tuple[int, int]) -> bool:
+        """Products suit DSP blocks with signed operands of these widths."""
+        return None not in self.packings(ports)
+
+    def suits(self, device: Device) -> bool:
+        return not self.mult_dsp or self.packings(device.dsp_ports) == self.packings(DSP_PORTS)
+
     def cycles(self, tokens: int) -> int:
         products = self.head_groups * -(-tokens // self.m) * self.chunks
         full, rest = divmod(tokens, self.tp)
@@ -181,14 +228,10 @@ class AttentionParams(CoreParams):
     def head_latency(self, tokens: int) -> int:
         groups = -(-tokens // self.m)
         steps = groups * (self.chunks + 2 * (self.n // self.softmax_lanes) + 1)
-        trees = (self.simd - 1).bit_length() + (self.softmax_lanes - 1).bit_length()
-        trees += (self.n - 1).bit_length()
+        softmax = (self.softmax_lanes - 1).bit_length() + self._stages(self.exp_type)
         select = (self.m - 1).bit_length() if self.n == self.m else 3
-        products = sum(
-            2 if self.mult_dsp else (t.bits + 3) // 2
-            for t in (self.k_type, self.v_type, self.exp_type)
-        )
-        return tokens * (self.channels // self.simd) + steps + trees + select + products + 20
+        products = self._score_at + self._value_at
+        return tokens * (self.channels // self.simd) + steps + products + select + softmax + 15
 
     def barrier(self) -> bool:
         return True
@@ -200,8 +243,8 @@ class AttentionParams(CoreParams):
 
     def foldings(self) -> Iterator[dict[str, int]]:
         """Memories as LUT RAM where they are small, as block RAM where they are not small, as
-        UltraRAM where they fill a good part of one."""
-        tps = [tp for tp in (1, 2, 3, 4, 8) if tp <= self.max_tokens]
+        UltraRAM where they fill a good part of one. In DSP blocks pairs of tokens share products.
+        """
         groups = -(-self.max_tokens // self.m)
         for simd in divisors(self.head_dim):
             for heads_par in divisors(self.heads):
@@ -212,9 +255,16 @@ class AttentionParams(CoreParams):
                     for i, fits in enumerate((words <= 256, bits >= 1024, bits >= 1 << 16))
                     if fits
                 ]
-                for tp in tps:
-                    for kv_ram in rams:
-                        yield {"simd": simd, "heads_par": heads_par, "tp": tp, "kv_ram": kv_ram}
+                one = replace(self, simd=simd, heads_par=heads_par, tp=1, mult_dsp=0)
+                styles = [(0, (1, 2, 3, 4, 8))]
+                styles += [(1, (1, 2, 4, 6, 8))] if one.fits_dsp(DSP_PORTS) else []
+                for mult_dsp, tps in styles:
+                    for tp in tps:
+                        for kv_ram in rams if tp <= self.max_tokens else ():
+                            yield {
+                                "simd": simd, "heads_par": heads_par, "tp": tp, "kv_ram": kv_ram,
+                                "mult_dsp": mult_dsp,
+                            }  # fmt: skip
 
     def resources(self) -> Resources:
         """LUTs are counted as open synthesis maps them: one per bit of an adder and per bit of a
@@ -244,18 +294,16 @@ class AttentionParams(CoreParams):
         aligned = (0.5 if self.recip_entries else 2.1) * (exp.bits + recip.bits + places)
 
         # products
-        dsp = 0
-        score = [_product(q, k), _tree(simd, qk) + s]
-        value = [_product(prob, v), _tree(n, pv)]
-        scaled = _product(recip, exp)
-        multiples = 2 * simd * q.bits + 2 * n * prob.bits + recip.bits
+        dsp = shared = 0.0
         if self.mult_dsp:
-            dsp += simd * m * _is_dsp(q, k) + simd * n * _is_dsp(prob, v)
-            dsp += par * _is_dsp(recip, exp)
-            score[0], value[0], scaled = _rest(q, k), _rest(prob, v), _rest(recip, exp)
-            multiples = 0
-        luts = m * (simd * score[0] + score[1]) + simd * (n * value[0] + value[1] + acc)
-        luts += par * scaled + multiples
+            delays, shared, dsp = self._dots()
+            luts = m * s + simd * acc + delays / rows + par * _rest(recip, exp)
+            dsp += rows * par * _is_dsp(recip, exp)
+        else:
+            score, value = simd * _product(q, k), n * _product(prob, v)
+            luts = m * (score + _tree(simd, qk) + s) + simd * (value + _tree(n, pv) + acc)
+            luts += par * _product(recip, exp)
+            luts += 2 * simd * q.bits + 2 * n * prob.bits + recip.bits  # their multiples
         # selection
         if n < m:
             luts += 0.74 * s * m * (m - 1) / 2 + m * (n if m < 8 else 1.15 * (m - 1) + n)
@@ -268,7 +316,8 @@ class AttentionParams(CoreParams):
             (s + 2) * (1 + (subs > 2) * _multiplexer(subs)) + exp.bits * self.exp_entries / 80
         )
         luts += s / 2 + normal + _tree(par, exp.bits) + par * (aligned + 2 * prob.bits + 15)
-        luts += simd * (out.bits + 6)
+        exact = out.signed and self.shift <= 0 and acc - self.shift <= out.bits
+        luts += 0 if exact else simd * (out.bits + 6)
         # buffers
         depths = self._depths()
         for width, depth in (
@@ -284,7 +333,7 @@ class AttentionParams(CoreParams):
             luts += _lut_ram(width, depth)
         luts *= rows
         # the output, of one row at a time; control
-        luts += simd * out.bits * (1 + _multiplexer(rows)) + 420
+        luts += simd * out.bits * (1 + _multiplexer(rows)) + 420 + shared
         # k and v, two frames each
         words = 2 * groups * self.head_groups * self.chunks
         bram18 = uram = 0
@@ -297,9 +346,28 @@ class AttentionParams(CoreParams):
                 luts += self.heads_par * m * bits * _multiplexer(banks)
             else:
                 uram += self.heads_par * m * -(-bits // 72) * -(-words // 4096)
-        return Resources(
-            lut=luts, ff=self._registers(), dsp=rows * dsp, bram36=bram18 / 2, uram=uram
-        )
+        return Resources(lut=luts, ff=self._registers(), dsp=dsp, bram36=bram18 / 2, uram=uram)
+
+    def _dots(self) -> tuple[float, float, float]:
+        """LUTs of all rows, LUTs that they share, DSP blocks: products in chains of DSP blocks.
+        Shift registers delay their operands; those of up to two cycles are flip-flops."""
+        score, value = self.packings(DSP_PORTS)
+        assert score and value, "checked at the start"
+        q, k, v = self.q_type, self.k_type, self.v_type
+        simd, n, m, rows = self.simd, self.n, self.m, self.tp * self.heads_par
+        # the register behind a LUT RAM or in front of the chain is one more cycle
+        read = self.kv_ram == 0
+        luts = rows * (q.bits * max(0, simd - 2) + self.prob_type.bits * (n - 1))
+        if score.b > 1 and q.signed:
+            luts += rows / 2 * simd * (q.bits + 1)
+        shared = self.heads_par * m * k.bits * max(0, simd - 3 + read)
+        values = simd * v.bits * max(0, n - 2 + (read and n == m))
+        if n == m:
+            shared += self.heads_par * values
+        else:
+            luts += rows * values
+        dsp = rows * simd * (m / score.a / score.b + n / value.a / value.b)
+        return luts, shared, dsp
 
     @property
     def score_bits(self) -> int:
@@ -321,35 +389,53 @@ class AttentionParams(CoreParams):
         acc = prob.bits + v.bits + (groups * n - 1).bit_length()
 
         def product(a: IntType, b: IntType) -> int:
-            digits = -(-b.bits // 2)
-            return a.bits + 2 * b.bits if self.mult_dsp else digits * (a.bits + 2) + b.bits
+            return -(-b.bits // 2) * (a.bits + 2) + b.bits
 
         def multiples(a: IntType, b: IntType) -> float:
             return a.bits if self.mult_dsp else 1.6 * (a.bits + 2) * -(-b.bits // 2)
 
         qk, pv = q.bits + k.bits, prob.bits + v.bits
-        row = simd * (q.bits + multiples(q, k)) + n * multiples(prob, v) + multiples(recip, exp)
-        row += m * (simd * product(q, k) + _tree(simd, qk + 1) + s)
-        row += simd * (n * product(prob, v) + _tree(n, pv + 1) + acc + 2 * out.bits + 3)
+        row = multiples(recip, exp) + m * s + simd * (acc + 2 * out.bits + 3)
+        shared = 0 if self.kv_ram else self.heads_par * m * simd * (k.bits + v.bits)
+        if self.mult_dsp:  # shift registers of up to two cycles
+            shared = 3 * self.heads_par * (m * k.bits + (n == m) * simd * v.bits)
+            row += 3 * q.bits + 2 * prob.bits + (n < m) * min(n, 3) * simd * v.bits
+        else:
+            row += simd * (q.bits + multiples(q, k)) + n * multiples(prob, v)
+            row += m * (simd * product(q, k) + _tree(simd, qk + 1))
+            row += simd * (n * product(prob, v) + _tree(n, pv + 1))
+            row += n * (2 * prob.bits + simd * v.bits)
         row += m * s if n == m else 2 * m * s + m * (m - 1) / 2 + n * (m + s + slot)
-        row += n * (s + 2 * slot + 2 * prob.bits + simd * v.bits) + 2 * s + carried
+        row += n * (s + 2 * slot) + 2 * s + carried
         row += par * (s + 3 * exp.bits + 3 * slot + recip.bits + total + 3 * prob.bits)
-        data = 0 if self.kv_ram else self.heads_par * m * simd * (k.bits + v.bits)
-        return self.tp * self.heads_par * row + data + 4 * simd * out.bits + 350
+        return self.tp * self.heads_par * row + shared + 4 * simd * out.bits + 350
 
     def _stages(self, t: IntType) -> int:
-        """Cycles of a product whose right operand is of this type."""
+        """Cycles of a single product whose right operand is of this type."""
         return 2 if self.mult_dsp else (t.bits + 3) // 2
+
+    @property
+    def _score_at(self) -> int:
+        """Cycles from a step of the score stage to the score."""
+        if self.mult_dsp:
+            return self.simd + 4
+        return 2 + self._stages(self.k_type) + (self.simd - 1).bit_length()
+
+    @property
+    def _value_at(self) -> int:
+        """Cycles from a step of the value stage to the sum of the values."""
+        if self.mult_dsp:
+            return self.n + 5
+        return 3 + self._stages(self.v_type) + (self.n - 1).bit_length()
 
     def _depths(self) -> dict[str, int]:
         """Entries of the buffers between the stages, as in the RTL."""
         n, m, chunks = self.n, self.m, self.chunks
         groups, subs = -(-self.max_tokens // m), n // self.softmax_lanes
-        top = 2 + self._stages(self.k_type) + (self.simd - 1).bit_length()
-        top += (m - 1).bit_length() if n == m else 3
+        top = self._score_at + ((m - 1).bit_length() if n == m else 3)
         recip = 8 + (self.softmax_lanes - 1).bit_length()
         prob = 4 + self._stages(self.exp_type)
-        out = 5 + self._stages(self.v_type) + (n - 1).bit_length()
+        out = self._value_at + 2
         several = self.head_groups if self.tp > 1 else 1
         entries = {
             "survivors": groups + (top + subs) // chunks + 2,
@@ -360,6 +446,11 @@ class AttentionParams(CoreParams):
             "queries": 2 * chunks * several,
         }
         return {name: 1 << (depth - 1).bit_length() for name, depth in entries.items()}
+
+
+def _largest(t: IntType) -> int:
+    """The largest magnitude."""
+    return max(-t.min, t.max)
 
 
 def _product(a: IntType, b: IntType) -> float:
@@ -558,8 +649,25 @@ def bins(
     tie = ((y[v.valid()] & (step - 1)) == step // 2) & (p.shift > 0)
     up = (y[v.valid()] >> max(p.shift, 0)) & 1
 
+    def extreme(x: Stream, t: IntType) -> Tensor:
+        """Of the largest magnitude, ``[B, H, T, head_dim]``."""
+        found = (x.data == (t.min if t.signed else t.max)) & x.valid()[:, :, None]
+        return found.reshape(*x.data.shape[:2], p.heads, p.head_dim).transpose(1, 2)
+
+    def whole(x: Stream, t: IntType) -> Tensor:
+        """Chunks that are extreme in some token, ``[B, H, chunks]``."""
+        return extreme(x, t).unflatten(-1, (-1, p.simd)).all(-1).any(2)
+
+    # survivors of a group with a full probability and an extreme value, per query and channel
+    full = torch.nn.functional.pad(keep & (rows.prob == p.prob_type.max), (0, pad))
+    value = torch.nn.functional.pad(extreme(v, p.v_type), (0, 0, 0, pad))
+    full, value = full.unflatten(-1, (-1, p.m)), value.unflatten(2, (-1, p.m))
+    products = full.float().transpose(2, 3) @ value.float()
+
     tail = (q.length - 1) % p.m + 1
     out = {
+        "products: extreme sum of a chunk": int((whole(q, p.q_type) & whole(k, p.k_type)).sum()),
+        "products: extreme sum of a group": int((products == p.n).sum()),
         "row: all scores equal": row(several & (lowest == rows.top[..., 0])),
         "row: one probability is not 0": row(
             (survives > 1) & ((rows.prob * keep > 0).sum(-1) == 1)
@@ -665,8 +773,9 @@ def stimuli(
     kd = torch.where(kind == 4, torch.where(low, p.k_type.min, p.k_type.max), kd)
     qd = torch.where(kind == 1, 0, torch.where(kind == 2, fit(q) >> 4, fit(q)))
     qd = torch.where(kind == 4, p.q_type.min if p.q_type.signed else p.q_type.max, qd)
+    vd = torch.where(kind == 4, torch.where(low, p.v_type.min, p.v_type.max), fit(v))
     flag = q.package
-    streams = [Stream(d, length, flag).with_data(d) for d in (qd, kd, fit(v))]
+    streams = [Stream(d, length, flag).with_data(d) for d in (qd, kd, vd)]
     if p.recip_entries:
         recip = segment_table(p)
     else:

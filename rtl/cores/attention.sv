@@ -33,6 +33,9 @@
 /// Par is the least divisor of N with N / Par <= D, so that softmax never is the slowest. No pipeline
 /// stalls half-way: a stage takes credits for the buffer behind it before it starts a step.
 ///
+/// With MultDsp the products of narrow operands share DSP blocks, which also add them up (dsp_dots): two
+/// keys and two tokens of a block a score product, two channels a value product, and two tokens where N = M.
+///
 /// A frame takes ceil(tokens / Tp) * max(Heads / HeadsPar * G * D, Tp * Channels / Simd) cycles (an
 /// incomplete last Tp counts the tokens that it has) and, in steady state, not one more. A frame starts
 /// when all its keys have come, so one behind a shorter frame waits for them.
@@ -186,16 +189,17 @@ module attention #(
   localparam int unsigned PvBits = ProbBits + VBits + (VSigned ? 0 : 1);
   localparam int unsigned PvPartBits = PvBits + $clog2(N);
   localparam int unsigned AccBits = PvBits + $clog2(MaxGroups * N);
+  localparam bit OutExact = OutSigned && Shift <= 0 && int'(AccBits) - Shift <= int'(OutBits);
 
   // Pipelines: cycles from a step's issue to the register that holds ...
-  localparam int unsigned ScoreAt = 2 + (MultDsp ? 2 : KDigits + 1) + $clog2(Simd);  // ... the score
+  localparam int unsigned ScoreAt = MultDsp ? Simd + 4 : KDigits + 3 + $clog2(Simd);  // ... the score
   localparam int unsigned TopAt = ScoreAt + (N == M ? $clog2(M) : 3);  // ... the group's maximum
   localparam int unsigned ExpAt = 4;  // ... the exponentials
   localparam int unsigned SumAt = ExpAt + $clog2(Par) + 1;  // ... their sum
   localparam int unsigned RecipAt = SumAt + 3;  // ... its reciprocal
   localparam int unsigned ScaledAt = 1 + (MultDsp ? 2 : ExpDigits + 1);
   localparam int unsigned ProbAt = ScaledAt + 3;  // ... the probabilities
-  localparam int unsigned AccAt = 3 + (MultDsp ? 2 : VDigits + 1) + $clog2(N);  // ... the sum of the values
+  localparam int unsigned AccAt = MultDsp ? N + 5 : VDigits + 4 + $clog2(N);  // ... the sum of the values
   localparam int unsigned OutAt = AccAt + 2;  // ... the output
   localparam int unsigned SurvivorAt = (N == M) ? ScoreAt : TopAt;
 
@@ -700,6 +704,87 @@ module attention #(
     end
   end
 
+  // ---- Products in DSP blocks ----------------------------------------------------------------
+  // The tokens of a block share the keys of a head, and its values where no row chooses its own.
+  localparam int unsigned ValueSets = N == M ? HeadsPar : Rows;
+
+  if (MultDsp) begin : gen_score
+    for (genvar h = 0; h < HeadsPar; h++) begin : gen_head
+      logic [Tp*Simd*QBits-1:0] queries;
+      logic signed [ScoreBits-1:0] dot [Tp*M];
+      logic [Tp*M-1:0] carry;
+
+      for (genvar t = 0; t < Tp; t++) begin : gen_token
+        assign queries[t*Simd*QBits +: Simd*QBits] = gen_row[t*HeadsPar+h].query_q;
+      end
+
+      dsp_dots #(
+          .ACount(M),
+          .BCount(Tp),
+          .Length(Simd),
+          .ABits(KBits),
+          .ASigned(KSigned),
+          .BBits(QBits),
+          .BSigned(QSigned),
+          .DotBits(ScoreBits)
+      ) u_dots (
+          .clk_i,
+          .a_i(k_data[h*M*Simd*KBits +: M*Simd*KBits]),
+          .b_i(queries),
+          .dot_o(dot),
+          .carry_o(carry)
+      );
+    end
+  end
+
+  if (MultDsp) begin : gen_value
+    for (genvar s = 0; s < ValueSets; s++) begin : gen_set
+      localparam int unsigned Tokens = Rows / ValueSets;
+
+      logic [Simd*VBits-1:0] value_q [N];
+      logic [Simd*N*VBits-1:0] values;  // channel after channel
+      logic [Tokens*N*ProbBits-1:0] probs;
+      logic signed [AccBits-1:0] dot [Tokens*Simd];
+      logic [Tokens*Simd-1:0] carry;
+
+      always_ff @(posedge clk_i) begin
+        for (int unsigned k = 0; k < N; k++) begin
+          value_q[k] <= v_data[(s%HeadsPar*M + 32'(gen_row[s].y1_slot[k*SlotBits +: SlotBits]))
+                               *Simd*VBits +: Simd*VBits];
+        end
+      end
+
+      always_comb begin
+        for (int unsigned c = 0; c < Simd; c++) begin
+          for (int unsigned k = 0; k < N; k++) begin
+            values[(c*N+k)*VBits +: VBits] = value_q[k][c*VBits +: VBits];
+          end
+        end
+      end
+
+      for (genvar t = 0; t < Tokens; t++) begin : gen_token
+        assign probs[t*N*ProbBits +: N*ProbBits] = gen_row[t*ValueSets+s].y2_prob_q;
+      end
+
+      dsp_dots #(
+          .ACount(Simd),
+          .BCount(Tokens),
+          .Length(N),
+          .ABits(VBits),
+          .ASigned(VSigned),
+          .BBits(ProbBits),
+          .BSigned(0),
+          .DotBits(AccBits)
+      ) u_dots (
+          .clk_i,
+          .a_i(values),
+          .b_i(probs),
+          .dot_o(dot),
+          .carry_o(carry)
+      );
+    end
+  end
+
   // ---- The rows of a block -------------------------------------------------------------------
   logic [OutPtrBits:0] out_wr_q, out_rd_q;
   logic [Simd*OutBits-1:0] out_data [Rows];
@@ -720,54 +805,68 @@ module attention #(
     end
 
     // -- score: products, their sum, the sum of the chunks
-    logic [KDigits-1:0][2:0][QWidth-1:0] query [Simd];
     logic signed [ScoreBits-1:0] score_q [M];
 
-    for (genvar c = 0; c < Simd; c++) begin : gen_query
-      product_multiples #(
-          .Bits(QBits),
-          .Signed(QSigned),
-          .Digits(KDigits),
-          .Dsp(MultDsp)
-      ) u_multiples (
-          .clk_i,
-          .a_i(query_q[c*QBits +: QBits]),
-          .multiples_o(query[c])
-      );
-    end
+    if (MultDsp) begin : gen_dsp_score
+      // a bit more at the low end takes the carry
+      always_ff @(posedge clk_i) begin
+        for (int unsigned j = 0; j < M; j++) begin
+          if (s_valid_q[ScoreAt-1]) begin
+            score_q[j] <= ScoreBits'(({gen_score.gen_head[H].dot[T*M+j], 1'b1}
+                          + {s_flags_q[ScoreAt-1].group_first ? '0 : score_q[j],
+                             gen_score.gen_head[H].carry[T*M+j]}) >> 1);
+          end
+        end
+      end
+    end else begin : gen_lut_score
+      logic [KDigits-1:0][2:0][QWidth-1:0] query [Simd];
 
-    for (genvar j = 0; j < M; j++) begin : gen_key
-      logic [Simd-1:0][ProductBits-1:0] terms;
-      logic [PartBits-1:0] part;
-
-      for (genvar c = 0; c < Simd; c++) begin : gen_product
-        product #(
-            .ABits(QBits),
-            .ASigned(QSigned),
-            .BBits(KBits),
-            .BSigned(KSigned),
-            .Dsp(MultDsp)
-        ) u_product (
+      for (genvar c = 0; c < Simd; c++) begin : gen_query
+        product_multiples #(
+            .Bits(QBits),
+            .Signed(QSigned),
+            .Digits(KDigits),
+            .Dsp(0)
+        ) u_multiples (
             .clk_i,
-            .multiples_i(query[c]),
-            .b_i(k_data[((H*M+j)*Simd+c)*KBits +: KBits]),
-            .p_o(terms[c])
+            .a_i(query_q[c*QBits +: QBits]),
+            .multiples_o(query[c])
         );
       end
 
-      sum_tree #(
-          .Terms(Simd),
-          .Bits(ProductBits)
-      ) u_sum (
-          .clk_i,
-          .terms_i(terms),
-          .sum_o(part)
-      );
+      for (genvar j = 0; j < M; j++) begin : gen_key
+        logic [Simd-1:0][ProductBits-1:0] terms;
+        logic [PartBits-1:0] part;
 
-      always_ff @(posedge clk_i) begin
-        if (s_valid_q[ScoreAt-1]) begin
-          score_q[j] <= ScoreBits'(signed'(part))
-                        + (s_flags_q[ScoreAt-1].group_first ? '0 : score_q[j]);
+        for (genvar c = 0; c < Simd; c++) begin : gen_product
+          product #(
+              .ABits(QBits),
+              .ASigned(QSigned),
+              .BBits(KBits),
+              .BSigned(KSigned),
+              .Dsp(0)
+          ) u_product (
+              .clk_i,
+              .multiples_i(query[c]),
+              .b_i(k_data[((H*M+j)*Simd+c)*KBits +: KBits]),
+              .p_o(terms[c])
+          );
+        end
+
+        sum_tree #(
+            .Terms(Simd),
+            .Bits(ProductBits)
+        ) u_sum (
+            .clk_i,
+            .terms_i(terms),
+            .sum_o(part)
+        );
+
+        always_ff @(posedge clk_i) begin
+          if (s_valid_q[ScoreAt-1]) begin
+            score_q[j] <= ScoreBits'(signed'(part))
+                          + (s_flags_q[ScoreAt-1].group_first ? '0 : score_q[j]);
+          end
         end
       end
     end
@@ -1053,7 +1152,9 @@ module attention #(
 
     // -- probabilities of whole groups
     logic [N*ProbBits-1:0] y1_prob_q, y2_prob_q;
-    logic [N*SlotBits-1:0] y1_slot;
+    /* verilator lint_off UNUSEDSIGNAL */
+    logic [N*SlotBits-1:0] y1_slot;  // tokens may share values
+    /* verilator lint_on UNUSEDSIGNAL */
     logic [Par*SlotBits-1:0] p_slot;
 
     for (genvar g = 0; g < Subs; g++) begin : gen_sub
@@ -1099,73 +1200,91 @@ module attention #(
     end
 
     // -- value: the values of the survivors, products, their sum, the sum of the groups
-    logic [Simd*VBits-1:0] y2_value_q [N];
-    logic [VDigits-1:0][2:0][ProbBits+2:0] weight [N];
     logic [Simd*OutBits-1:0] out_q;
 
-    always_ff @(posedge clk_i) begin
-      y2_prob_q <= y1_prob_q;
-      for (int unsigned k = 0; k < N; k++) begin
-        y2_value_q[k] <= v_data[(H*M + 32'(y1_slot[k*SlotBits +: SlotBits]))*Simd*VBits
-                                +: Simd*VBits];
+    always_ff @(posedge clk_i) y2_prob_q <= y1_prob_q;
+
+    if (!MultDsp) begin : gen_factors
+      logic [Simd*VBits-1:0] y2_value_q [N];
+      logic [VDigits-1:0][2:0][ProbBits+2:0] weight [N];
+
+      always_ff @(posedge clk_i) begin
+        for (int unsigned k = 0; k < N; k++) begin
+          y2_value_q[k] <= v_data[(H*M + 32'(y1_slot[k*SlotBits +: SlotBits]))*Simd*VBits
+                                  +: Simd*VBits];
+        end
+      end
+
+      for (genvar k = 0; k < N; k++) begin : gen_weight
+        product_multiples #(
+            .Bits(ProbBits),
+            .Signed(0),
+            .Digits(VDigits),
+            .Dsp(0)
+        ) u_multiples (
+            .clk_i,
+            .a_i(y2_prob_q[k*ProbBits +: ProbBits]),
+            .multiples_o(weight[k])
+        );
       end
     end
 
-    for (genvar k = 0; k < N; k++) begin : gen_weight
-      product_multiples #(
-          .Bits(ProbBits),
-          .Signed(0),
-          .Digits(VDigits),
-          .Dsp(MultDsp)
-      ) u_multiples (
-          .clk_i,
-          .a_i(y2_prob_q[k*ProbBits +: ProbBits]),
-          .multiples_o(weight[k])
-      );
-    end
-
     for (genvar c = 0; c < Simd; c++) begin : gen_channel
-      logic [N-1:0][PvBits-1:0] terms;
-      logic [PvPartBits-1:0] part;
       logic signed [AccBits-1:0] acc_q;
       logic signed [63:0] floor;
       logic [OutBits-1:0] floor_q;
       logic up_q, high_q, low_q;
 
-      for (genvar k = 0; k < N; k++) begin : gen_product
-        product #(
-            .ABits(ProbBits),
-            .ASigned(0),
-            .BBits(VBits),
-            .BSigned(VSigned),
-            .Dsp(MultDsp)
-        ) u_product (
-            .clk_i,
-            .multiples_i(weight[k]),
-            .b_i(y2_value_q[k][c*VBits +: VBits]),
-            .p_o(terms[k])
-        );
-      end
+      if (MultDsp) begin : gen_dsp
+        always_ff @(posedge clk_i) begin
+          if (y_valid_q[AccAt-1]) begin
+            acc_q <= AccBits'(({gen_value.gen_set[r%ValueSets].dot[r/ValueSets*Simd+c], 1'b1}
+                     + {y_flags_q[AccAt-1].first ? '0 : acc_q,
+                        gen_value.gen_set[r%ValueSets].carry[r/ValueSets*Simd+c]}) >> 1);
+          end
+        end
+      end else begin : gen_lut
+        logic [N-1:0][PvBits-1:0] terms;
+        logic [PvPartBits-1:0] part;
 
-      sum_tree #(
-          .Terms(N),
-          .Bits(PvBits)
-      ) u_sum (
-          .clk_i,
-          .terms_i(terms),
-          .sum_o(part)
-      );
+        for (genvar k = 0; k < N; k++) begin : gen_product
+          product #(
+              .ABits(ProbBits),
+              .ASigned(0),
+              .BBits(VBits),
+              .BSigned(VSigned),
+              .Dsp(0)
+          ) u_product (
+              .clk_i,
+              .multiples_i(gen_factors.weight[k]),
+              .b_i(gen_factors.y2_value_q[k][c*VBits +: VBits]),
+              .p_o(terms[k])
+          );
+        end
+
+        sum_tree #(
+            .Terms(N),
+            .Bits(PvBits)
+        ) u_sum (
+            .clk_i,
+            .terms_i(terms),
+            .sum_o(part)
+        );
+
+        always_ff @(posedge clk_i) begin
+          if (y_valid_q[AccAt-1]) begin
+            acc_q <= AccBits'(signed'(part)) + (y_flags_q[AccAt-1].first ? '0 : acc_q);
+          end
+        end
+      end
 
       assign floor = quotient(64'(acc_q), Shift);
 
       always_ff @(posedge clk_i) begin
-        if (y_valid_q[AccAt-1]) begin
-          acc_q <= AccBits'(signed'(part)) + (y_flags_q[AccAt-1].first ? '0 : acc_q);
-        end
         floor_q <= OutBits'(floor);
         up_q <= round_up(64'(acc_q), Shift);
-        high_q <= floor >= (64'sd1 << (OutSigned ? OutBits - 1 : OutBits)) - 64'sd1;
-        low_q <= floor < (OutSigned ? -(64'sd1 << (OutBits - 1)) : 64'sd0);
+        high_q <= !OutExact && floor >= (64'sd1 << (OutSigned ? OutBits - 1 : OutBits)) - 64'sd1;
+        low_q <= !OutExact && floor < (OutSigned ? -(64'sd1 << (OutBits - 1)) : 64'sd0);
         out_q[c*OutBits +: OutBits] <=
             low_q ? {OutSigned, {(OutBits - 1){1'b0}}}
             : high_q ? {!OutSigned, {(OutBits - 1){1'b1}}} : floor_q + OutBits'(up_q);

@@ -46,23 +46,32 @@ SETS = [
     ),
     # 2:16
     AttentionParams(channels=4, heads=2, simd=1, n=2, m=16, heads_par=2, max_tokens=20),
-    # reciprocals in two segments of five, two tokens and both heads side by side
+    # reciprocals in two segments of five, two tokens and both heads side by side; they share
+    # products, the odd keys do not
     AttentionParams(
         channels=18, heads=2, simd=3, n=2, m=5, heads_par=2, tp=2, q_type=IntType(4, True),
         k_type=IntType(5, True), v_type=IntType(5, True), exp_shift=3, exp_offset=3,
         exp_entries=23, exp_type=IntType(6, False), recip_type=IntType(7, False), prob_shift=9,
         prob_type=IntType(4, False), out_type=IntType(7, True), shift=2, max_tokens=11,
         recip_entries=5, near_offset=-70, near_shift=4, far_offset=-120, far_shift=5,
-        far_prob_shift=1,
+        far_prob_shift=1, mult_dsp=1,
     ),
-    # a head of DeiT-Tiny in three bits, reciprocals in two segments with a gap between them
+    # a head of DeiT-Tiny in three bits, dense, four products per DSP block; reciprocals in two
+    # segments with a gap between them
     AttentionParams(
-        channels=192, heads=3, simd=16, n=2, m=4, q_type=IntType(3, True),
+        channels=192, heads=3, simd=16, n=4, m=4, tp=2, mult_dsp=1, q_type=IntType(3, True),
         k_type=IntType(3, True), v_type=IntType(3, True), exp_shift=4, exp_offset=8,
-        exp_entries=32, exp_type=IntType(16, False), recip_type=IntType(9, False), prob_shift=21,
-        prob_type=IntType(3, False), out_type=IntType(14, True), shift=0, half_up=1,
+        exp_entries=32, exp_type=IntType(16, False), recip_type=IntType(9, False), prob_shift=18,
+        prob_type=IntType(3, False), out_type=IntType(11, True), shift=0, half_up=1,
         max_tokens=21, recip_entries=64, near_offset=-70000, near_shift=12, far_offset=-395000,
         far_shift=11, far_prob_shift=2,
+    ),
+    # unsigned operands, four score products per DSP block, two value products of a row's own keys
+    AttentionParams(
+        channels=16, heads=2, simd=4, n=2, m=4, tp=4, mult_dsp=1, kv_ram=1,
+        q_type=IntType(4, False), k_type=IntType(3, False), v_type=IntType(4, False), exp_shift=3,
+        exp_offset=2, exp_entries=40, prob_shift=2, prob_type=IntType(5, False),
+        out_type=IntType(6, False), shift=4, max_tokens=15,
     ),
 ]  # fmt: skip
 
