@@ -72,8 +72,8 @@ def choices(node: Node, tokens: Tensor, device: Device | None = None) -> list[Ch
     return sorted(out, key=lambda c: (-c.cycles, tuple(c.changes.items())))
 
 
-#: what a share of the RAM blocks is worth, in shares of the LUTs; the best of them is taken
-RAM_PRICES = (0.1, 0.4, 1.6)
+#: what a share of the RAM blocks is worth, in shares of the LUTs: range, and steps of the search
+RAM_PRICES, RAM_STEPS = (0.05, 12.8), 5
 
 
 def fold(
@@ -111,15 +111,22 @@ def fold(
     rest = plumbing(graph)
 
     def best(target: float) -> tuple[float, Graph]:
-        found: list[tuple[dict[str, Choice], float, Graph]] = []
-        for price in RAM_PRICES:
-            chosen = _choose(menus, target, price, budget, rest)
-            if found and chosen == found[-1][0]:
-                continue
-            design = _apply(graph, chosen, lengths)
-            found.append((chosen, _load(total(design), budget), design))
-        _, load, design = min(found, key=lambda f: f[1])
-        return load, design
+        found = []
+        cheap, dear = RAM_PRICES
+        for _ in range(RAM_STEPS):
+            price = (cheap * dear) ** 0.5
+            design = _apply(graph, _choose(menus, target, price, budget, rest), lengths)
+            used = total(design)
+            found.append((_load(used, budget), design))
+            if found[-1][0] <= 1:
+                break
+            # until RAM and LUTs are loaded alike
+            rams = replace(used, lut=0, ff=0, dsp=0)
+            if _load(rams, budget) > used.lut / budget.lut:
+                cheap = price
+            else:
+                dear = price
+        return min(found, key=lambda f: f[0])
 
     low, high = 0, len(targets) - 1
     load, design = best(targets[high])
