@@ -74,6 +74,6 @@ def align_blocks(nodes: list[Node]) -> list[Node]:
                 widest[layer(node), f.name] = both
     aligned = []
     for node in nodes:
-        types = {name: t for (key, name), t in widest.items() if key == layer(node)}
+        types: dict[str, Any] = {n: t for (key, n), t in widest.items() if key == layer(node)}
         aligned.append(replace(node, params=replace(node.params, **types)))
     return aligned

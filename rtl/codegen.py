@@ -143,8 +143,8 @@ def generate(graph: Graph, folder: Path) -> Path:
             seen[edge] = seen.get(edge, 0) + 1
             links.append((port.name, _adapt(module, f"{node.name}_in{i}", bundle, port, depth)))
         links.append((node.params.output().name, _edge_bundle(graph, node.name)))
-        files = _write_memories(graph.name, node, folder)
-        parameters = {**node.params.sv_parameters(), **files}
+        parameters: dict[str, int | str] = dict(node.params.sv_parameters())
+        parameters |= _write_memories(graph.name, node, folder)
         module.instance(node.core, f"u_{node.name}", parameters, links)
 
     end = taps[output, len(graph.consumers(output))]

@@ -359,7 +359,7 @@ class AttentionParams(CoreParams):
         read = self.kv_ram == 0
         luts = rows * (q.bits * max(0, simd - 2) + self.prob_type.bits * (n - 1))
         if score.b > 1 and q.signed:
-            luts += rows / 2 * simd * (q.bits + 1)
+            luts += rows / 2 * simd * (q.bits + 1)  # type: ignore[assignment]
         shared = self.heads_par * m * k.bits * max(0, simd - 3 + read)
         values = simd * v.bits * max(0, n - 2 + (read and n == m))
         if n == m:
