@@ -315,7 +315,7 @@ def _limits(records: Mapping[str, Record], board: Board) -> str:
             d = record[what]
             where = f"on {board.title}" if what == "design" else f"II {AIM:,} or less, any size"
             parts.append(
-                f"### deit_tiny_{name}, {where}\n\n"
+                f"#### deit_tiny_{name}, {where}\n\n"
                 f"II {d['ii']:,}, set by `{d['slowest']}`.\n\n{_kinds(d, asdict(board.budget()))}"
             )
     return "\n\n".join(parts) or "No variant was run."
