@@ -224,8 +224,8 @@ def test_output_may_run_ahead_of_its_input() -> None:
 
 def test_a_beat_that_survives_a_reset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken_core(
-        "if (!rst_ni) {sum_valid_q, out_valid_q} <= '0;",
-        "if (!rst_ni) out_valid_q <= '0;",
+        "if (!rst_ni) valid_q <= '0;",
+        "if (!rst_ni) valid_q[Stages-1] <= 1'b0;",
         tmp_path,
         monkeypatch,
     )

@@ -44,6 +44,8 @@ module residual_add #(
 );
   /*verilator no_inline_module*/
 
+  // verilator coverage_off
+  // called for constants alone, so none of its lines ever runs
   /// Bits of a signed integer that holds both.
   function automatic int unsigned bits_of(longint low, longint high);
     bits_of = 1;
@@ -51,6 +53,7 @@ module residual_add #(
       bits_of = bits_of + 1;
     end
   endfunction
+  // verilator coverage_on
 
   localparam bit Scaled = AMult != 1 || AMultShift != 0;
   localparam longint Low = ASigned ? -(64'sd1 <<< (ABits - 1)) * longint'(AMult) : 64'sd0;
@@ -115,6 +118,8 @@ module residual_add #(
     always_ff @(posedge clk_i) if (en) b_q[s] <= b_q[s-1];
   end
 
+  // verilator coverage_off
+  // this too
   /// Bit j of d * AMult + more for every d of five bits, or six in the first row.
   function automatic logic [63:0] column(int unsigned j, int unsigned bits, bit is_signed, longint more);
     longint digit;
@@ -124,6 +129,7 @@ module residual_add #(
       column[d] = 1'((digit * longint'(AMult) + more) >>> j);
     end
   endfunction
+  // verilator coverage_on
 
   for (genvar l = 0; l < Simd; l++) begin : gen_lane
     logic signed [XBits-1:0] x;
