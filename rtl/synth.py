@@ -103,7 +103,8 @@ def synthesise(
         options = "" if predicted.dsp else "-nodsp "
         options += "-uram " if predicted.uram else ""
         synth = f"synth_xilinx -family {family} -noiopad -noclkbuf -flatten {options}-top {stem}"
-        chained = any(path.stem == netlist.CHAINS for path in rtl_sources(stem))
+        # without a chain yosys makes more of the design when it reads it flat
+        chained = any(path.stem == netlist.CHAINS for path in rtl_sources(stem)) and predicted.dsp
         read = read_command(stem, parameters)
         commands = without_dsp_chains(read, stem) if chained else [read]
         _yosys([*commands, synth, "write_json netlist.json"], folder)
