@@ -92,7 +92,7 @@ def run(
     """
     model = hgpipe.load(file)
     sources = folders_digest(
-        "models", "quant", "hls", "rtl", "sim", suffixes=(".py", ".sv", ".hpp")
+        "models", "quant", "hls", "rtl", "sim", suffixes=(".py", ".sv", ".svh", ".hpp")
     )
     common = [hashlib.sha256(file.read_bytes()).hexdigest(), sources, astuple(board)]
     key = hashlib.sha256(json.dumps(common).encode()).hexdigest()

@@ -267,9 +267,10 @@ def share_code(graph: Graph, folder: Path) -> str:
             continue
         path = f"mem/{graph.name}.u_{node.name}."
         source = source.replace(f'"{path}', '"mem/%m.')
-        for key, memory in node.params.memories(node.constants).items():
-            for i in range(len(memory.slices)):
-                link = folder / f"{path}gen_{key}[{i}].{key}.hex{i:x}"
+        for file in (folder / "mem").glob(f"{graph.name}.u_{node.name}.*.hex[0-9a-f]"):
+            if not file.is_symlink():
+                prefix, key, kind = file.name.rsplit(".", 2)
+                link = file.with_name(f"{prefix}.gen_{key}[{int(kind[-1], 16)}].{key}.{kind}")
                 link.unlink(missing_ok=True)
-                link.symlink_to(f"{path.removeprefix('mem/')}{key}.hex{i:x}")
+                link.symlink_to(file.name)
     return source
