@@ -162,7 +162,7 @@ def _config(node: Node) -> str:
 
 def _arrays(node: Node) -> str:
     out = []
-    for key, (t, values) in node.params.arrays(node.constants).items():
+    for key, (t, values) in node.params.tables(node.constants).items():
         t.check(values, f"{node.name}.{key}")
         shape = "".join(f"[{d}]" for d in values.shape)
         out.append(
@@ -192,7 +192,7 @@ def _signature(node: Node) -> str:
 def _definition(node: Node) -> str:
     name = identifier(node.name)
     arguments = [port.name for port in (*node.params.inputs(), node.params.output())]
-    arguments += [f"weights::{name}_{key}" for key in node.params.arrays(node.constants)]
+    arguments += [f"weights::{name}_{key}" for key in node.params.tables(node.constants)]
     call = f"sievit::{node.core}<config::{name}>({', '.join(arguments)});"
     return f"{_signature(node)} {{\n  {call}\n}}\n"
 

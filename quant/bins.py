@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from sievit.quant.itype import IntType
-from sievit.quant.params import CoreParams, Stream
+from sievit.quant.params import Constants, CoreParams, Stream
 
 
 def hits(mask: Tensor) -> int:
@@ -67,3 +69,27 @@ def rounding_bins(name: str, values: Tensor, shift: int | Tensor) -> dict[str, i
 def of(x: Stream) -> Tensor:
     """int64 ``[tokens of all frames, C]``: what the stream carries, without padding."""
     return x.data[x.valid()]
+
+
+def bins_of_sets(
+    bins: Callable[..., dict[str, int]], p: CoreParams, constants: Constants, inputs: list[Stream]
+) -> dict[str, int]:
+    """``bins`` of the frames of every set, and of the sets themselves if the core can have some."""
+    if "sets" not in p.flat():
+        return bins(p, constants, *inputs)
+    if p.sets == 1:
+        shared = {"a set follows itself": 0, "another set follows": 0, "last set": 0}
+        return bins(p, constants, *inputs) | shared
+    *streams, chosen = inputs
+    number = chosen.data[:, 0, 0]
+    out = {
+        "a set follows itself": hits(number[1:] == number[:-1]),
+        "another set follows": hits(number[1:] != number[:-1]),
+        "last set": hits(number == p.sets - 1),
+    }
+    for index in number.unique().tolist():
+        at = (number == index).nonzero()[:, 0]
+        frames = (Stream(x.data[at], x.length[at], x.package[at]) for x in streams)
+        for name, count in bins(*p.one(constants, index), *frames).items():
+            out[name] = out.get(name, 0) + int(count)
+    return out

@@ -6,6 +6,11 @@ A core is ``quant/cores/X.py`` with a frozen dataclass ``XParams(CoreParams)`` a
 ``OutBits`` and ``OutSigned`` in SystemVerilog, ``out_bits`` and ``out_signed`` in C++; the field
 ``in_channels`` becomes ``InChannels`` / ``in_channels``. Memories add one file-name parameter each
 (``weights`` -> ``WeightsFile``).
+
+Layers of equal shape may share a core. It then has a set of constants per layer, and an input
+``s_axis_set`` with one beat per frame, the number of the frame's set (the names are those of the
+``SETS`` in FINN's RTL library). Such constants have a first axis for the sets; fields of the
+parameters that differ between layers (``SETTINGS``) are constants too.
 """
 
 from __future__ import annotations
@@ -14,11 +19,12 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sievit.quant.itype import IntType
 
@@ -144,6 +150,13 @@ class CoreParams(ABC):
     max_tokens: int = field(default=1, kw_only=True)
 
     HEAD_LATENCY: ClassVar[int] = 4
+    #: layers that share the core, each with constants of its own; a field of cores that can
+    sets: ClassVar[int] = 1
+    #: fields of which every set has its own value, and the type of that in the settings memory;
+    #: the field itself then holds what widths follow from: see the core
+    SETTINGS: ClassVar[dict[str, IntType]] = {}
+    #: memories whose sets follow each other; in all others they begin at multiples of a power of 2
+    DENSE: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def stem(cls) -> str:
@@ -170,6 +183,47 @@ class CoreParams(ABC):
     def arrays(self, constants: Constants) -> dict[str, tuple[IntType, Tensor]]:
         """Constant arrays of the HLS core."""
         return {}
+
+    # -- sets of constants -----------------------------------------------------------------------
+    def set_ports(self) -> tuple[Port, ...]:
+        """The last input of a core that several layers share: the number of a frame's set."""
+        bits = max(1, (self.sets - 1).bit_length())
+        return (Port("s_axis_set", 1, 1, IntType(bits, False)),) if self.sets > 1 else ()
+
+    def one(self, constants: Constants, index: int) -> tuple[Self, dict[str, Tensor]]:
+        """Parameters and constants of a core with set ``index`` alone."""
+        own = {k: int(v[index]) for k, v in constants.items() if k in self.SETTINGS}
+        rest = {k: v[index] for k, v in constants.items() if k not in self.SETTINGS}
+        return replace(self, sets=1, **own), rest
+
+    def images(self, constants: Constants) -> dict[str, Memory]:
+        """``memories`` of all sets, and ``settings``: a word per set, its first field in the least
+        significant bits."""
+        if self.sets == 1:
+            return self.memories(constants)
+        each = [p.memories(c) for p, c in (self.one(constants, s) for s in range(self.sets))]
+        out = {}
+        for key, first in each[0].items():
+            size = len(first.words)
+            stride = size if key in self.DENSE else 1 << (size - 1).bit_length()
+            words = [w for m in each for w in m[key].words + [0] * (stride - size)]
+            out[key] = Memory(first.width, words[: stride * (self.sets - 1) + size], first.slices)
+        if self.SETTINGS:
+            words, at = [0] * self.sets, 0
+            for name, t in self.SETTINGS.items():
+                codes = t.encode(t.check(constants[name], name)).tolist()
+                words = [w | code << at for w, code in zip(words, codes, strict=True)]
+                at += t.bits
+            out["settings"] = Memory(at, words)
+        return out
+
+    def tables(self, constants: Constants) -> dict[str, tuple[IntType, Tensor]]:
+        """``arrays`` of all sets with a first axis for them, then the settings."""
+        if self.sets == 1:
+            return self.arrays(constants)
+        each = [p.arrays(c) for p, c in (self.one(constants, s) for s in range(self.sets))]
+        out = {k: (t, torch.stack([a[k][1] for a in each])) for k, (t, _) in each[0].items()}
+        return out | {name: (t, constants[name]) for name, t in self.SETTINGS.items()}
 
     # -- cost ------------------------------------------------------------------------------------
     @abstractmethod
@@ -264,9 +318,69 @@ def load_core(stem: str) -> Core:
     if stem not in core_names():
         raise KeyError(f"no core {stem!r}; known: {', '.join(core_names())}")
     module = importlib.import_module(f"sievit.quant.cores.{stem}")
+    params = getattr(module, f"{camel(stem)}Params")
+    if not any(f.name == "sets" for f in fields(params)):
+        return Core(stem, params, getattr(module, stem), module.stimuli)
+    settings = getattr(module, "settings", lambda rng, p: {})
     return Core(
-        stem, getattr(module, f"{camel(stem)}Params"), getattr(module, stem), module.stimuli
+        stem,
+        params,
+        partial(_golden_of_sets, getattr(module, stem)),
+        partial(_stimuli_of_sets, module.stimuli, settings),
     )
+
+
+def _golden_of_sets(
+    golden: Callable[..., Stream], p: CoreParams, constants: Constants, *inputs: Stream
+) -> Stream:
+    """The golden function of every frame's set."""
+    if p.sets == 1:
+        return golden(p, constants, *inputs)
+    *streams, chosen = inputs
+    number = chosen.data[:, 0, 0]
+    parts = []
+    for index in number.unique().tolist():
+        at = (number == index).nonzero()[:, 0]
+        frames = (Stream(x.data[at], x.length[at], x.package[at]) for x in streams)
+        parts.append((at, golden(*p.one(constants, index), *frames)))
+    tokens = max(y.data.shape[1] for _, y in parts)
+    channels = parts[0][1].data.shape[2]
+    out = Stream(
+        torch.zeros(len(number), tokens, channels, dtype=torch.int64),
+        torch.zeros_like(number),
+        torch.zeros(len(number), dtype=torch.bool),
+    )
+    for at, y in parts:
+        out.data[at, : y.data.shape[1]] = y.data
+        out.length[at], out.package[at] = y.length, y.package
+    return out
+
+
+def _stimuli_of_sets(
+    stimuli: Callable[..., Any], settings: Callable[..., Any], rng: torch.Generator,
+    p: CoreParams, frames: int,
+) -> tuple[dict[str, Tensor], list[Stream]]:  # fmt: skip
+    """Stimuli of every set, in random order."""
+    if p.sets == 1:
+        return stimuli(rng, p, frames)  # type: ignore[no-any-return]
+    own = settings(rng, p)
+    found = []
+    for index in range(p.sets):
+        one, _ = p.one(own, index)
+        found.append(stimuli(rng, one, -(-frames // p.sets) + 1))
+    constants = {k: torch.stack([c[k] for c, _ in found]) for k in found[0][0]}
+    number = torch.arange(p.sets).repeat_interleave(len(found[0][1][0].length))
+    order = torch.randperm(len(number), generator=rng)[:frames]
+    order = torch.where(torch.arange(len(order)) == 0, 0, order)  # of the greatest length
+    streams = []
+    for many in zip(*(s for _, s in found), strict=True):
+        tokens = max(x.data.shape[1] for x in many)
+        data = torch.cat(
+            [nn.functional.pad(x.data, (0, 0, 0, tokens - x.data.shape[1])) for x in many]
+        )
+        length, package = (torch.cat([getattr(x, k) for x in many]) for k in ("length", "package"))
+        streams.append(Stream(data[order], length[order], package[order]))
+    return {**constants, **own}, [*streams, Stream.full(number[order][:, None, None])]
 
 
 def pack(values: Tensor, t: IntType) -> list[int]:

@@ -10,6 +10,7 @@ of the module: simulators and synthesis run there.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import lcm
 from pathlib import Path
@@ -88,10 +89,23 @@ class _Module:
         links = ["      .clk_i", "      .rst_ni"]
         for prefix, bundle in ports:
             links += [f"      .{prefix}_{s}({bundle.wire(s)})" for s in SIGNALS]
+        links += set_ties(parameters)
         head = f"  {module} #(\n" + ",\n".join(values) + f"\n  ) {name} (" if values else (
             f"  {module} {name} ("
         )  # fmt: skip
         self.lines += [head, ",\n".join(links), "  );", ""]
+
+
+def set_ties(parameters: Mapping[str, int | str]) -> list[str]:
+    """Connections of the ``s_axis_set`` of a core that no layers share."""
+    if parameters.get("Sets") != 1:
+        return []
+    values = {"tdata": "1'b0", "tvalid": "1'b1", "tready": "", "tlast": "1'b1", "tuser": "1'b0"}
+    return [
+        f"      {'/* verilator lint_off PINCONNECTEMPTY */ ' * (s == 'tready')}"
+        f".s_axis_set_{s}({v}){' /* verilator lint_on PINCONNECTEMPTY */' * (s == 'tready')}"
+        for s, v in values.items()
+    ]
 
 
 def generate(graph: Graph, folder: Path) -> Path:
@@ -245,7 +259,7 @@ def _adapt(module: _Module, name: str, bundle: _Bundle, port: Port, depth: int) 
 def _write_memories(top: str, node: Node, folder: Path) -> dict[str, str]:
     """Write the memory images of a node; returns the file-name parameters."""
     out = {}
-    for key, memory in node.params.memories(node.constants).items():
+    for key, memory in node.params.images(node.constants).items():
         name = f"mem/{top}.u_{node.name}.{key}.hex"
         for file, text in memory.files(name).items():
             (folder / file).write_text(text)

@@ -94,7 +94,7 @@ def synthesise(
     parameters: dict[str, int | str] = dict(params.sv_parameters())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for key, memory in params.memories(constants).items() if constants else ():
+        for key, memory in params.images(constants).items() if constants else ():
             for file, text in memory.files(f"{key}.hex").items():
                 (folder / file).write_text(text)
             parameters[f"{camel(key)}File"] = f"{key}.hex"

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sievit.quant.bins import bins_of_sets
 from sievit.quant.params import Constants, CoreParams, Stream
 from sievit.sim import bench
 
@@ -102,7 +103,7 @@ class Coverage:
                     self.toggles[key] = self.toggles.get(key, False) or bool(seen >> i & 1)
         module = importlib.import_module(type(params).__module__)
         if hasattr(module, "bins"):
-            found = module.bins(params, constants, *inputs)
+            found = bins_of_sets(module.bins, params, constants, inputs)
             if self.bins and set(found) != set(self.bins):
                 raise ValueError(f"{self.stem}: other bins with other parameters")
             for name, count in found.items():

@@ -191,7 +191,7 @@ def _select_bits(count: int) -> int:
 
 def _elaborate(stem: str, params: CoreParams, constants: Constants, folder: Path) -> None:
     """Write ``core.il``: the core as one module of words, as small as yosys makes it."""
-    memories = params.memories(constants)
+    memories = params.images(constants)
     for key, memory in memories.items():
         for name, text in memory.files(f"{key}.hex").items():
             (folder / name).write_text(text)

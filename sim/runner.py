@@ -560,7 +560,7 @@ def wrapper(module: str, ports: list[tuple[Port, bool]], parameters: dict[str, i
     is_input), and in front of the checker of every output an ``axis_fault``."""
     lines = ["// SPDX-License-Identifier: Apache-2.0", "", f"module tb_{module} ("]
     declarations = ["    input  logic clk_i", "    input  logic rst_ni"]
-    connections = ["      .clk_i", "      .rst_ni"]
+    connections = ["      .clk_i", "      .rst_ni", *codegen.set_ties(parameters)]
     wires, checkers = [], []
     for port, is_input in ports:
         bits = port.lanes * port.itype.bits
@@ -618,7 +618,7 @@ def build_core(
     coverage: bool = False,
 ) -> str:
     """Write memories and wrapper of one core into ``build_dir`` and compile; returns the top."""
-    memories = params.memories(constants)
+    memories = params.images(constants)
     for key, memory in memories.items():
         for name, text in memory.files(f"{key}.hex").items():
             write_text(build_dir / name, text)
