@@ -190,6 +190,35 @@ class CoreParams(ABC):
         bits = max(1, (self.sets - 1).bit_length())
         return (Port("s_axis_set", 1, 1, IntType(bits, False)),) if self.sets > 1 else ()
 
+    @classmethod
+    def unify(
+        cls, layers: list[tuple[Self, dict[str, Tensor]]]
+    ) -> list[tuple[Self, dict[str, Tensor]]]:
+        """Layers that compute the same as these, alike in more fields if the core knows how."""
+        return layers
+
+    @classmethod
+    def bound(cls, name: str, values: Tensor) -> int:
+        """What the field ``name`` holds if the sets have these ``values`` (int64 ``[sets]``): the
+        one of the greatest magnitude."""
+        return int(values[values.abs().argmax()])
+
+    @classmethod
+    def stack(cls, layers: list[tuple[Self, dict[str, Tensor]]]) -> tuple[Self, dict[str, Tensor]]:
+        """Parameters and constants of one core for these layers, each of them a set.
+
+        Raises ValueError naming the first field that is no setting and differs.
+        """
+        layers = cls.unify(layers)
+        first = layers[0][0]
+        for f in fields(cls):
+            differ = any(getattr(p, f.name) != getattr(first, f.name) for p, _ in layers)
+            first.require(f.name in cls.SETTINGS or not differ, f"{f.name} differs between layers")
+        constants = {k: torch.stack([c[k] for _, c in layers]) for k in layers[0][1]}
+        own = {k: torch.tensor([getattr(p, k) for p, _ in layers]) for k in cls.SETTINGS}
+        bounds = {k: cls.bound(k, v) for k, v in own.items()}
+        return replace(first, sets=len(layers), **bounds), {**constants, **own}
+
     def one(self, constants: Constants, index: int) -> tuple[Self, dict[str, Tensor]]:
         """Parameters and constants of a core with set ``index`` alone."""
         own = {k: int(v[index]) for k, v in constants.items() if k in self.SETTINGS}
