@@ -112,7 +112,7 @@ def run(folder: Path, graph: Graph, x: Stream, taps: bool = False) -> dict[str, 
         out = graph.output
         if not taps:
             return {out.name: read_frames(scratch / "output.bin", out.params.output())}
-        edges = [Graph.INPUT, *(node.name for node in graph.nodes)]
+        edges = graph.edges()
         return {
             edge: read_frames(scratch / "taps" / f"{identifier(edge)}.bin", graph.port_of(edge))
             for edge in edges

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from sievit.quant.graph import Graph
+import torch
+from torch import nn
+
+from sievit.quant.graph import Graph, Loop, Node
 from sievit.quant.params import Stream
 
 
@@ -15,10 +18,42 @@ def execute(graph: Graph, x: Stream) -> dict[str, Stream]:
     graph.input.itype.check(x.data, "input")
     edges = {Graph.INPUT: x}
     for node in graph.nodes:
-        y = node.library.golden(node.params, node.constants, *(edges[e] for e in node.inputs))
-        node.params.output().itype.check(y.data, node.name)
-        edges[node.name] = y
+        loop = graph.loop_around(node.name)
+        if loop is None:
+            edges[node.name] = _run(node, edges)
+        elif node.name == loop.nodes[0]:
+            edges.update(_pass(graph, loop, edges[loop.input]))
     return edges
+
+
+def _run(node: Node, edges: dict[str, Stream]) -> Stream:
+    y = node.library.golden(node.params, node.constants, *(edges[e] for e in node.inputs))
+    node.params.output().itype.check(y.data, node.name)
+    return y
+
+
+def _pass(graph: Graph, loop: Loop, x: Stream) -> dict[str, Stream]:
+    """The edges of a loop for the frames ``x`` that come to it."""
+    found: list[dict[str, Stream]] = []
+    for index in range(loop.passes):
+        number = torch.full((len(x.length), 1, 1), index)
+        edges = {loop.name: x, loop.set: Stream.full(number)}
+        for name in loop.nodes:
+            edges[name] = _run(graph.node(name), edges)
+        found.append(edges)
+        x = edges[loop.back]
+    return {e: interleave([edges[e] for edges in found]) for e in found[0]} | {loop.out: x}
+
+
+def interleave(passes: list[Stream]) -> Stream:
+    """The streams of the passes of a loop as one: all passes of the first frame, then ..."""
+    tokens = max(x.data.shape[1] for x in passes)
+    data = [nn.functional.pad(x.data, (0, 0, 0, tokens - x.data.shape[1])) for x in passes]
+    return Stream(
+        torch.stack(data, 1).flatten(0, 1),
+        torch.stack([x.length for x in passes], 1).flatten(),
+        torch.stack([x.package for x in passes], 1).flatten(),
+    )
 
 
 def first_difference(
@@ -28,7 +63,7 @@ def first_difference(
 
     Only edges that ``other`` holds are compared, in graph order.
     """
-    for edge in [Graph.INPUT, *(n.name for n in graph.nodes)]:
+    for edge in graph.edges():
         if edge not in other or golden[edge] == other[edge]:
             continue
         want, got = golden[edge], other[edge]

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from sievit.quant import memories
 from sievit.quant.errors import SievitError
-from sievit.quant.graph import Graph, Node
-from sievit.quant.params import CoreParams, Device, Port, Resources
+from sievit.quant.graph import Graph, Loop, Node
+from sievit.quant.params import SET, CoreParams, Device, Port, Resources
 
 Lengths = Mapping[str, Tensor]
 
@@ -55,9 +55,11 @@ def typical_tokens(tokens: Tensor) -> int:
     return int(tokens.double().quantile(0.9, interpolation="lower"))
 
 
-def choices(node: Node, tokens: Tensor, device: Device | None = None) -> list[Choice]:
+def choices(
+    node: Node, tokens: Tensor, device: Device | None = None, passes: int = 1
+) -> list[Choice]:
     """Every folding of a node that suits the device, fastest last; ``mult_dsp`` is chosen where the
-    core has it and its foldings leave it open."""
+    core has it and its foldings leave it open. A frame takes the cycles of all its ``passes``."""
     dsp = [0, 1] if any(f.name == "mult_dsp" for f in fields(node.params)) else [None]
     out, typical = [], typical_tokens(tokens)
     for folding in node.params.foldings():
@@ -67,7 +69,7 @@ def choices(node: Node, tokens: Tensor, device: Device | None = None) -> list[Ch
             params = replace(node.params, **changes)
             if not params.suits(device or Device()):
                 continue
-            cycles = params.cycles(typical) if cycles is None else cycles
+            cycles = passes * params.cycles(typical) if cycles is None else cycles
             out.append(Choice(changes, cycles, params.resources()))
     return sorted(out, key=lambda c: (-c.cycles, tuple(c.changes.items())))
 
@@ -100,9 +102,10 @@ def fold(
     known: dict[tuple[Any, ...], str] = {}  # blocks repeat
     for node in graph.nodes:
         tokens = frame_lengths(graph, lengths, node.inputs[0])
-        name = known.setdefault((node.core, node.params, *tokens.tolist()), node.name)
+        passes = graph.passes(node.name)
+        name = known.setdefault((node.core, node.params, passes, *tokens.tolist()), node.name)
         if name == node.name:
-            options[name] = choices(node, tokens, device)
+            options[name] = choices(node, tokens, device, passes)
             menus[name] = _Menu(options[name], budget)
         options[node.name], menus[node.name] = options[name], menus[name]
     fastest = max(min(c.cycles for c in o) for o in options.values())
@@ -222,10 +225,7 @@ def _apply(graph: Graph, chosen: dict[str, Choice], lengths: Lengths | None) -> 
     ]
     consumer = nodes[0].params.inputs()[0]
     port = replace(graph.input, lanes=consumer.lanes)
-    folded = Graph(
-        graph.name, port, graph.input_tokens, graph.input_exponent, nodes, dict(graph.meta)
-    )
-    return size_fifos(folded, lengths)
+    return size_fifos(replace(graph, input=port, nodes=nodes, meta=dict(graph.meta)), lengths)
 
 
 # -- time ----------------------------------------------------------------------------------------
@@ -240,10 +240,17 @@ class Arrival:
 
 
 def arrivals(graph: Graph, tokens: Mapping[str, int]) -> dict[str, Arrival]:
-    """Arrival of a lone frame on every edge; ``tokens``: its length by edge name."""
+    """Arrival of a lone frame on every edge, in a loop that of its first pass; ``tokens``: its
+    length by edge name."""
     beats = tokens[Graph.INPUT] * (graph.input.channels // graph.input.lanes)
     out = {Graph.INPUT: Arrival(0.0, float(beats - 1))}
     for node in graph.nodes:
+        loop = graph.loop_around(node.name)
+        if loop and node.name == loop.nodes[0]:
+            begin = out[loop.input].last + LOOP_LATENCY  # a whole frame gathers
+            length = tokens[loop.name] * graph.port_of(loop.name).beats
+            out[loop.name] = Arrival(begin, begin + length - 1)
+            out[loop.set] = Arrival(begin, begin)
         p, t = node.params, tokens[node.inputs[0]]
         starts, ends = [], []
         for edge, port in zip(node.inputs, p.inputs(), strict=True):
@@ -268,7 +275,19 @@ def arrivals(graph: Graph, tokens: Mapping[str, int]) -> dict[str, Arrival]:
             end += p.head_latency(group) + p.cycles(group) - group * p.inputs()[0].beats
             last = max(first + p.cycles(t) - 1, end)
         out[node.name] = Arrival(first, last)
+        if loop and node.name == loop.back:
+            rest = (loop.passes - 1) * pass_latency(loop, out)
+            out[loop.out] = Arrival(first + rest, last + rest)
     return out
+
+
+#: cycles from the last beat of a frame to its first one behind the FIFO of a loop
+LOOP_LATENCY = 4
+
+
+def pass_latency(loop: Loop, when: Mapping[str, Arrival]) -> float:
+    """Cycles from a frame's first beat into the body of a loop to that of its next pass."""
+    return when[loop.back].first - when[loop.name].first + LOOP_LATENCY
 
 
 #: cores that start when a token is complete
@@ -297,7 +316,9 @@ def interval(graph: Graph, lengths: Lengths | None = None) -> tuple[float, str]:
     for node in graph.nodes:
         tokens = frame_lengths(graph, lengths, node.inputs[0])
         known = {int(t): node.params.cycles(int(t)) for t in tokens.unique()}
-        rows.append(torch.tensor([known[int(t)] for t in tokens]))
+        cycles = torch.tensor([known[int(t)] for t in tokens])
+        passes = graph.passes(node.name)
+        rows.append(cycles.reshape(-1, passes).sum(1) if lengths else passes * cycles)
     slowest = torch.stack(rows).max(0)
     return float(slowest.values.double().mean()), graph.nodes[
         int(slowest.indices.mode().values)
@@ -315,17 +336,21 @@ def size_fifos(graph: Graph, lengths: Lengths | None = None) -> Graph:
     different lengths level out only if there is room for them, so where lengths vary it is whole
     frames. Elsewhere one token decouples neighbours.
     """
-    longest = {e: graph.max_tokens(e) for e in [Graph.INPUT, *(n.name for n in graph.nodes)]}
+    longest = graph.all_tokens()
     when = arrivals(graph, longest)
-    ii, _ = interval(graph, lengths)
+    interval_of_all, _ = interval(graph, lengths)
     vary = lengths is not None and any(len(v.unique()) > 1 for v in lengths.values())
     nodes = []
     for node in graph.nodes:
         ports = node.params.inputs()
+        ii = interval_of_all / graph.passes(node.name)
         latest = max(when[e].first for e in node.inputs)
         ready = max(when[e].last for e in node.inputs)
         depths = []
         for i, (edge, port) in enumerate(zip(node.inputs, ports, strict=True)):
+            if port.name == SET:
+                depths.append(0)  # one for every frame inside: see below
+                continue
             wait = latest - when[edge].first
             frame = longest[edge] * port.beats
             query = node.params.barrier() and len(ports) > 1 and i == 0
@@ -342,9 +367,21 @@ def size_fifos(graph: Graph, lengths: Lengths | None = None) -> Graph:
                 whole, rest = divmod(wait, ii)
                 depths.append(int(frame * (whole + min(1.0, rest / span))) + 2 * port.beats)
         nodes.append(replace(node, depths=tuple(depths)))
-    return Graph(
-        graph.name, graph.input, graph.input_tokens, graph.input_exponent, nodes, graph.meta
-    )
+    loops = []
+    for loop in graph.loops:
+        pass_interval = interval_of_all / loop.passes
+        flying = 1 + int(pass_latency(loop, when) / pass_interval)
+        frame = longest[loop.name] * graph.port_of(loop.name).beats
+        # one gathers while the one before it enters
+        entry = frame + -(-frame // loop.passes)
+        loops.append(replace(loop, in_flight=flying, depth=flying * frame, entry_depth=entry))
+    # the end of a frame may still be inside when its beginning enters again
+    inside = {name: loop.in_flight + 1 for loop in loops for name in loop.nodes}
+    nodes = [
+        replace(n, depths=(*n.depths[:-1], inside[n.name])) if n.name in inside else n
+        for n in nodes
+    ]
+    return replace(graph, nodes=nodes, loops=loops)
 
 
 def minimum_fifos(graph: Graph) -> Graph:
@@ -358,8 +395,10 @@ def minimum_fifos(graph: Graph) -> Graph:
     The bound is exact where the branch that waits comes straight from the fork. What cores and
     width converters on it could store themselves is not counted.
     """
+    if graph.loops:
+        raise ValueError("minimum_fifos: what a loop must store is not known; use size_fifos")
     nodes = []
-    paths = {e: _paths(graph, e) for e in [Graph.INPUT, *(n.name for n in graph.nodes)]}
+    paths = {e: _paths(graph, e) for e in graph.edges()}
     for node in graph.nodes:
         hold = [0] * len(node.inputs)
         for root, count in paths.items() if len(hold) > 1 else []:
@@ -386,9 +425,7 @@ def minimum_fifos(graph: Graph) -> Graph:
         # a FIFO holds one beat more in its output register
         depths = tuple(max(1, h - 1) if h > 0 else 0 for h in hold)
         nodes.append(replace(node, depths=depths))
-    return Graph(
-        graph.name, graph.input, graph.input_tokens, graph.input_exponent, nodes, graph.meta
-    )
+    return replace(graph, nodes=nodes)
 
 
 def _paths(graph: Graph, start: str) -> dict[str, int]:
@@ -493,7 +530,7 @@ def fifo_resources(port: Port, depth: int) -> Resources:
 
 
 def plumbing(graph: Graph) -> Resources:
-    """FIFOs, forks and width converters of a folded graph."""
+    """FIFOs, forks, width converters and loops of a folded graph."""
     out = Resources()
     for node in graph.nodes:
         for edge, port, depth in zip(node.inputs, node.params.inputs(), node.depths, strict=False):
@@ -502,6 +539,10 @@ def plumbing(graph: Graph) -> Resources:
             if source.lanes != port.lanes:
                 bits = max(source.lanes, port.lanes) * port.itype.bits
                 out = out + Resources(lut=bits * 1.2 + 20, ff=bits * 1.5 + 20)
+    for loop in graph.loops:
+        port = graph.port_of(loop.name)
+        out = out + fifo_resources(port, loop.depth) + fifo_resources(port, loop.entry_depth)
+        out = out + Resources(lut=port.lanes * port.itype.bits + 40, ff=30)  # the choice of one
     return out
 
 

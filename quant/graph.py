@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sievit.quant.errors import SievitError
 from sievit.quant.itype import IntType
-from sievit.quant.params import Core, CoreParams, Port, load_core
+from sievit.quant.params import SET, Core, CoreParams, Port, load_core
 
 
 class UnsupportedError(SievitError):
@@ -49,6 +49,49 @@ class Node:
         return load_core(self.core)
 
 
+@dataclass(frozen=True)
+class Loop:
+    """Nodes that a frame passes ``passes`` times, every time with another set of constants.
+
+    The edge ``name`` brings frames to the first of the nodes, ``name_set`` the number of their pass
+    to all, and ``name_out`` carries on what has passed as often as it must. On the edges inside a
+    stream holds the passes of the first frame, then those of the second one ...
+
+    Attributes:
+        input: the edge that frames come by.
+        origins: by pass the names that the nodes had when every layer was a node.
+        in_flight: frames that pass at the same time.
+        depth: beats of the FIFO that holds returning frames while another one enters; where it has
+            room for ``in_flight`` frames, no frame can block the loop.
+        entry_depth: beats of the FIFO in which new frames gather, at least a frame.
+    """
+
+    name: str
+    input: str
+    nodes: tuple[str, ...]
+    origins: tuple[tuple[str, ...], ...]
+    in_flight: int = 1
+    depth: int = 0
+    entry_depth: int = 0
+
+    @property
+    def passes(self) -> int:
+        return len(self.origins)
+
+    @property
+    def set(self) -> str:
+        return f"{self.name}_set"
+
+    @property
+    def out(self) -> str:
+        return f"{self.name}_out"
+
+    @property
+    def back(self) -> str:
+        """The edge by which frames return."""
+        return self.nodes[-1]
+
+
 @dataclass
 class Graph:
     """Nodes in topological order; the last one is the output.
@@ -56,6 +99,7 @@ class Graph:
     Attributes:
         input: the port that images enter by (patch tokens in raster order).
         input_exponent: value of an input integer x is ``x * 2^input_exponent``.
+        loops: groups of neighbouring nodes that frames pass several times.
     """
 
     INPUT = "input"
@@ -66,6 +110,7 @@ class Graph:
     input_exponent: int
     nodes: list[Node]
     meta: dict[str, Any] = field(default_factory=dict)
+    loops: list[Loop] = field(default_factory=list)
 
     @property
     def output(self) -> Node:
@@ -77,8 +122,34 @@ class Graph:
                 return node
         raise KeyError(f"no node {name!r} in graph {self.name!r}")
 
+    def edges(self) -> list[str]:
+        """All edges, every one behind those that it is made of."""
+        out = [self.INPUT]
+        for node in self.nodes:
+            out += [e for p in self.loops if node.name == p.nodes[0] for e in (p.name, p.set)]
+            out.append(node.name)
+            out += [p.out for p in self.loops if node.name == p.back]
+        return out
+
+    def loop_around(self, name: str) -> Loop | None:
+        """The loop that a node, or an edge between its nodes, is in."""
+        for loop in self.loops:
+            if name in (*loop.nodes, loop.name, loop.set):
+                return loop
+        return None
+
+    def passes(self, name: str) -> int:
+        """How often a frame passes the node, or edge, of that name."""
+        loop = self.loop_around(name)
+        return loop.passes if loop else 1
+
     def port_of(self, edge: str) -> Port:
         """Port that drives the edge of that name."""
+        for loop in self.loops:
+            if edge == loop.set:
+                return next(p for p in self.node(loop.back).params.inputs() if p.name == SET)
+            if edge in (loop.name, loop.out):
+                return self.node(loop.back).params.output()
         return self.input if edge == self.INPUT else self.node(edge).params.output()
 
     def consumers(self, edge: str) -> list[tuple[Node, int]]:
@@ -90,14 +161,26 @@ class Graph:
         may send fewer than its parameters alone tell."""
         if edge == self.INPUT:
             return self.input_tokens
-        p = self.node(edge).params
+        if any(edge == loop.set for loop in self.loops):
+            return 1
+        loops = {e: loop.back for loop in self.loops for e in (loop.name, loop.out)}
+        p = self.node(loops.get(edge, edge)).params
         readers = (n.params.max_tokens for n, _ in self.consumers(edge))
         return min([p.out_tokens(p.max_tokens), *readers])
+
+    def all_tokens(self) -> dict[str, int]:
+        """``max_tokens`` of all edges."""
+        return {edge: self.max_tokens(edge) for edge in self.edges()}
 
     def check(self) -> None:
         """Raise UnsupportedError where ports do not fit together."""
         known = {self.INPUT}
+        for loop in self.loops:
+            self._check_loop(loop)
         for node in self.nodes:
+            for loop in self.loops:
+                if node.name == loop.nodes[0]:
+                    known |= {loop.name, loop.set}
             ports = node.params.inputs()
             if len(ports) != len(node.inputs):
                 raise UnsupportedError(
@@ -117,6 +200,23 @@ class Graph:
                         "this is a lowering bug",
                     )
             known.add(node.name)
+            known |= {loop.out for loop in self.loops if node.name == loop.back}
+
+    def _check_loop(self, loop: Loop) -> None:
+        source, back = self.port_of(loop.input), self.port_of(loop.back)
+        if (source.channels, source.itype) != (back.channels, back.itype):
+            raise UnsupportedError(
+                loop.name,
+                f"takes {source.channels} x {source.itype}, returns {back.channels} x {back.itype}",
+                "a loop needs frames of one type",
+            )
+        inside = (loop.name, loop.set, *loop.nodes)
+        for node in self.nodes:
+            loops = [e in inside for e in node.inputs]
+            if loops and (any(loops) if node.name not in loop.nodes else not all(loops)):
+                raise UnsupportedError(
+                    node.name, f"reads past the ends of the loop {loop.name!r}", "unroll it"
+                )
 
     # -- file ------------------------------------------------------------------------------------
     def save(self, folder: Path) -> None:
@@ -151,6 +251,7 @@ class Graph:
                 "exponent": self.input_exponent,
             },
             "meta": self.meta,
+            "loops": [asdict(loop) for loop in self.loops],
             "nodes": nodes,
         }
         (folder / "graph.json").write_text(json.dumps(text, indent=1) + "\n")
@@ -188,4 +289,11 @@ class Graph:
             )
         i = text["input"]
         port = Port("s_axis", i["channels"], i["lanes"], IntType.parse(i["type"]))
-        return cls(text["name"], port, i["tokens"], i["exponent"], nodes, text["meta"])
+        loops = [
+            Loop(
+                v["name"], v["input"], tuple(v["nodes"]), tuple(map(tuple, v["origins"])),
+                v["in_flight"], v["depth"], v["entry_depth"],
+            )
+            for v in text["loops"]
+        ]  # fmt: skip
+        return cls(text["name"], port, i["tokens"], i["exponent"], nodes, text["meta"], loops)

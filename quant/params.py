@@ -30,6 +30,9 @@ from sievit.quant.itype import IntType
 
 Constants = Mapping[str, Tensor]
 
+#: input of a core that several layers share: the number of the set of a frame
+SET = "s_axis_set"
+
 
 @dataclass
 class Stream:
@@ -188,7 +191,7 @@ class CoreParams(ABC):
     def set_ports(self) -> tuple[Port, ...]:
         """The last input of a core that several layers share: the number of a frame's set."""
         bits = max(1, (self.sets - 1).bit_length())
-        return (Port("s_axis_set", 1, 1, IntType(bits, False)),) if self.sets > 1 else ()
+        return (Port(SET, 1, 1, IntType(bits, False)),) if self.sets > 1 else ()
 
     @classmethod
     def unify(
@@ -217,13 +220,14 @@ class CoreParams(ABC):
         constants = {k: torch.stack([c[k] for _, c in layers]) for k in layers[0][1]}
         own = {k: torch.tensor([getattr(p, k) for p, _ in layers]) for k in cls.SETTINGS}
         bounds = {k: cls.bound(k, v) for k, v in own.items()}
-        return replace(first, sets=len(layers), **bounds), {**constants, **own}
+        changes: dict[str, int] = {"sets": len(layers), **bounds}
+        return replace(first, **changes), {**constants, **own}
 
     def one(self, constants: Constants, index: int) -> tuple[Self, dict[str, Tensor]]:
         """Parameters and constants of a core with set ``index`` alone."""
         own = {k: int(v[index]) for k, v in constants.items() if k in self.SETTINGS}
         rest = {k: v[index] for k, v in constants.items() if k not in self.SETTINGS}
-        return replace(self, sets=1, **own), rest
+        return replace(self, **{"sets": 1, **own}), rest
 
     def images(self, constants: Constants) -> dict[str, Memory]:
         """``memories`` of all sets, and ``settings``: a word per set, its first field in the least
@@ -332,7 +336,7 @@ class Core:
     stem: str
     params: type[CoreParams]
     golden: Callable[..., Stream]
-    stimuli: Callable[..., list[Any]]
+    stimuli: Callable[..., Any]
 
 
 def core_names() -> list[str]:
@@ -350,7 +354,7 @@ def load_core(stem: str) -> Core:
     params = getattr(module, f"{camel(stem)}Params")
     if not any(f.name == "sets" for f in fields(params)):
         return Core(stem, params, getattr(module, stem), module.stimuli)
-    settings = getattr(module, "settings", lambda rng, p: {})
+    settings: Callable[..., Any] = getattr(module, "settings", lambda rng, p: {})
     return Core(
         stem,
         params,

@@ -10,12 +10,12 @@ of the module: simulators and synthesis run there.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import lcm
 from pathlib import Path
 
-from sievit.quant.graph import Graph, Node
+from sievit.quant.graph import Graph, Loop, Node
 from sievit.quant.params import Port, camel
 
 SIGNALS = ("tdata", "tvalid", "tready", "tlast", "tuser")
@@ -114,23 +114,24 @@ def generate(graph: Graph, folder: Path) -> Path:
     graph.check()
     if graph.name in KEYWORDS:
         raise ValueError(f"codegen: {graph.name!r} is a word of SystemVerilog; rename the graph")
-    for name in [graph.name, *(n.name for n in graph.nodes)]:
+    for name in [graph.name, *graph.edges()]:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("s_axis", "m_axis"):
             raise ValueError(f"codegen: {name!r} cannot name a wire; use lower_snake_case")
     (folder / "mem").mkdir(parents=True, exist_ok=True)
     module = _Module()
     source = _port_bundle(graph.input, "s_axis")
     output = graph.output.name
-    for node in graph.nodes:
-        module.wires(_edge_bundle(graph, node.name))
+    for edge in graph.edges()[1:]:
+        module.wires(_edge_bundle(graph, edge))
     module.lines.append("")
 
     # what each (edge, n-th consumer) reads from
     taps: dict[tuple[str, int], _Bundle] = {}
-    for edge in [Graph.INPUT, *(n.name for n in graph.nodes)]:
+    for edge in graph.edges():
         bundle = source if edge == Graph.INPUT else _edge_bundle(graph, edge)
-        # the graph's output port is a consumer of its edge
+        # loops and the graph's output port are consumers too
         count = len(graph.consumers(edge)) + (edge == output)
+        count += sum(edge in (loop.input, loop.back) for loop in graph.loops)
         if count == 0:
             raise ValueError(f"codegen: nobody reads edge {edge!r}; remove the node")
         if count == 1:
@@ -147,21 +148,25 @@ def generate(graph: Graph, folder: Path) -> Path:
         for i in range(count):
             taps[edge, i] = replace(fork, index=i)
 
-    seen: dict[str, int] = {}
+    def reads(edge: str) -> _Bundle:
+        """What the next consumer of an edge reads from."""
+        return taps.pop((edge, min(i for e, i in taps if e == edge)))
+
+    for loop in graph.loops:
+        _write_loop(module, graph, loop, reads)
     for node in graph.nodes:
         ports = node.params.inputs()
         depths = node.depths or (0,) * len(ports)
         links = []
         for i, (edge, port, depth) in enumerate(zip(node.inputs, ports, depths, strict=True)):
-            bundle = taps[edge, seen.get(edge, 0)]
-            seen[edge] = seen.get(edge, 0) + 1
-            links.append((port.name, _adapt(module, f"{node.name}_in{i}", bundle, port, depth)))
+            bundle = _adapt(module, f"{node.name}_in{i}", reads(edge), port, depth)
+            links.append((port.name, bundle))
         links.append((node.params.output().name, _edge_bundle(graph, node.name)))
         parameters: dict[str, int | str] = dict(node.params.sv_parameters())
         parameters |= _write_memories(graph.name, node, folder)
         module.instance(node.core, f"u_{node.name}", parameters, links)
 
-    end = taps[output, len(graph.consumers(output))]
+    end = reads(output)
     for signal in ("tdata", "tvalid", "tlast", "tuser"):
         module.lines.append(f"  assign m_axis_{signal} = {end.wire(signal)};")
     module.lines += [f"  assign {end.wire('tready')} = m_axis_tready;", "", "endmodule", ""]
@@ -171,13 +176,35 @@ def generate(graph: Graph, folder: Path) -> Path:
     return path
 
 
+def _write_loop(module: _Module, graph: Graph, loop: Loop, reads: Callable[[str], _Bundle]) -> None:
+    port = graph.port_of(loop.name)
+    module.instance(
+        "layer_loop",
+        f"u_{loop.name}",
+        {
+            "DataBits": port.lanes * port.itype.bits,
+            "Passes": loop.passes,
+            "InFlight": loop.in_flight,
+            "Depth": loop.depth,
+            "EntryDepth": loop.entry_depth,
+        },
+        [
+            ("s_axis", _adapt(module, f"{loop.name}_in0", reads(loop.input), port, 0)),
+            ("s_axis_back", reads(loop.back)),
+            ("m_axis_body", _edge_bundle(graph, loop.name)),
+            ("m_axis_set", _edge_bundle(graph, loop.set)),
+            ("m_axis", _edge_bundle(graph, loop.out)),
+        ],
+    )
+
+
 def taps(graph: Graph) -> list[tuple[str, str, Port]]:
     """(edge, prefix of its wires, port) of every edge.
 
     A beat counts where its producer hands it over, in front of any fork.
     """
     edges = [(Graph.INPUT, "s_axis", graph.input)]
-    return edges + [(n.name, n.name, n.params.output()) for n in graph.nodes]
+    return edges + [(edge, edge, graph.port_of(edge)) for edge in graph.edges()[1:]]
 
 
 def bind_taps(graph: Graph) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sievit.quant.bins import bins_of_sets
-from sievit.quant.params import Constants, CoreParams, Stream
+from sievit.quant.params import SET, Constants, CoreParams, Stream
 from sievit.sim import bench
 
 #: key, value of one field of a record
@@ -99,7 +99,7 @@ class Coverage:
             for direction in ("rose", "fell"):
                 seen = cover[port.name][direction]
                 for i, signal in enumerate((*bench.SIGNALS, *bits)):
-                    if port.name == "s_axis_set" and signal in ("tuser", "tlast"):
+                    if port.name == SET and signal in ("tuser", "tlast"):
                         continue  # a frame has one number
                     key = (port.name, signal, direction)
                     self.toggles[key] = self.toggles.get(key, False) or bool(seen >> i & 1)

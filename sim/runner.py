@@ -26,7 +26,7 @@ import torch
 
 from sievit.quant import fold
 from sievit.quant.errors import SievitError
-from sievit.quant.graph import Graph
+from sievit.quant.graph import Graph, Loop
 from sievit.quant.params import Constants, CoreParams, Memory, Port, Stream, camel
 from sievit.quant.tools import ToolError, require_tool
 from sievit.rtl import codegen
@@ -702,8 +702,7 @@ def build_graph(graph: Graph, folder: Path) -> Path:
 def watchdog(graph: Graph) -> int:
     """Cycles without a beat after which a graph counts as stuck: four times the latency of the
     longest frame, for the stalls, and the pause of a burst."""
-    edges = [Graph.INPUT, *(n.name for n in graph.nodes)]
-    return 4 * math.ceil(fold.latency(graph, {e: graph.max_tokens(e) for e in edges})) + 256
+    return 4 * math.ceil(fold.latency(graph, graph.all_tokens())) + 256
 
 
 def run_graph_batch(
@@ -713,10 +712,36 @@ def run_graph_batch(
     keep every edge and when its beats passed. Raises SimulationError if the graph gets stuck."""
     build_graph(graph, folder)
     taps = {edge: port for edge, _, port in codegen.taps(graph)} if record else {}
-    return simulate_batch(
+    results = simulate_batch(
         folder, graph.name, [replace(graph.input, name="s_axis")], codegen.output_port(graph),
         runs, taps, max_cycles, watchdog(graph),
     )  # fmt: skip
+    for result in results if record else []:
+        for loop in graph.loops:
+            _sort_passes(graph, loop, result)
+    return results
+
+
+def _sort_passes(graph: Graph, loop: Loop, result: RtlResult) -> None:
+    """Bring the frames of the edges inside a loop into the order of ``Loop``: they entered in that
+    of their passes, which the design chooses as frames come."""
+    numbers = result.edges[loop.set].data[:, 0, 0].tolist()
+    inside: list[int] = []  # frames on their way, the next to return first
+    order = []
+    for entered, number in enumerate(numbers):
+        frame = sum(n == 0 for n in numbers[:entered]) if number == 0 else inside.pop(0)
+        order.append(frame * loop.passes + number)
+        if number < loop.passes - 1:
+            inside.append(frame)
+    index = torch.tensor(order).argsort()
+    for edge in (loop.name, loop.set, *loop.nodes):
+        x, beats = result.edges[edge], graph.port_of(edge).beats
+        if len(x.length) != len(order):
+            continue  # a run that was cut short
+        ends = (x.length * beats).cumsum(0)
+        at = np.split(result.at[edge][: int(ends[-1])], ends[:-1].numpy())
+        result.edges[edge] = Stream(x.data[index], x.length[index], x.package[index])
+        result.at[edge] = np.concatenate([at[i] for i in index.tolist()])
 
 
 def run_graph(

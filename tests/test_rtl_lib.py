@@ -429,3 +429,88 @@ def test_bench_notices(fault: int, message: str | None) -> None:
         return
     with pytest.raises(SimulationError, match=message):
         run()
+
+
+LOOP_BODY = """// SPDX-License-Identifier: Apache-2.0
+// A body that multiplies by 3 and adds the number of the pass, behind a FIFO of one token.
+module body_of_loop #(
+    parameter int unsigned InFlight = 2,
+    parameter int unsigned Depth = 16,
+    parameter int unsigned EntryDepth = 16
+) (
+    input  logic clk_i,
+    input  logic rst_ni,
+    input  logic [15:0] s_axis_tdata,
+    input  logic s_axis_tvalid,
+    output logic s_axis_tready,
+    input  logic s_axis_tlast,
+    input  logic s_axis_tuser,
+    output logic [15:0] m_axis_tdata,
+    output logic m_axis_tvalid,
+    input  logic m_axis_tready,
+    output logic m_axis_tlast,
+    output logic m_axis_tuser
+);
+  logic [15:0] in_data, out_data, back_data;
+  logic in_valid, in_ready, in_last, in_user, back_valid, back_ready, back_last, back_user;
+  logic [1:0] set_data;
+  logic set_valid, set_ready, set_last, set_user, unused;
+
+  assign unused = set_last ^ set_user;
+  assign out_data = 16'(3 * in_data + 16'(set_data));
+  assign set_ready = in_valid && in_ready && in_last;
+
+  layer_loop #(
+      .DataBits(16), .Passes(3), .InFlight(InFlight), .Depth(Depth), .EntryDepth(EntryDepth)
+  ) u_loop (
+      .clk_i, .rst_ni,
+      .s_axis_tdata, .s_axis_tvalid, .s_axis_tready, .s_axis_tlast, .s_axis_tuser,
+      .s_axis_back_tdata(back_data), .s_axis_back_tvalid(back_valid),
+      .s_axis_back_tready(back_ready), .s_axis_back_tlast(back_last),
+      .s_axis_back_tuser(back_user),
+      .m_axis_body_tdata(in_data), .m_axis_body_tvalid(in_valid), .m_axis_body_tready(in_ready),
+      .m_axis_body_tlast(in_last), .m_axis_body_tuser(in_user),
+      .m_axis_set_tdata(set_data), .m_axis_set_tvalid(set_valid), .m_axis_set_tready(set_ready),
+      .m_axis_set_tlast(set_last), .m_axis_set_tuser(set_user),
+      .m_axis_tdata, .m_axis_tvalid, .m_axis_tready, .m_axis_tlast, .m_axis_tuser
+  );
+
+  logic fifo_ready;
+  assign in_ready = fifo_ready && set_valid;
+
+  axis_fifo #(
+      .DataBits(16), .Depth(3)
+  ) u_body (
+      .clk_i, .rst_ni,
+      .s_axis_tdata(out_data), .s_axis_tvalid(in_valid && set_valid), .s_axis_tready(fifo_ready),
+      .s_axis_tlast(in_last), .s_axis_tuser(in_user),
+      .m_axis_tdata(back_data), .m_axis_tvalid(back_valid), .m_axis_tready(back_ready),
+      .m_axis_tlast(back_last), .m_axis_tuser(back_user)
+  );
+endmodule
+"""
+
+
+@pytest.mark.parametrize("flying", [1, 2, 3])
+def test_layer_loop(flying: int) -> None:
+    """Frames of any length make all passes, in order, whatever stalls; the rate is that of the
+    body."""
+    t = IntType(8, False)
+    s, m = Port("s_axis", 2, 2, t), Port("m_axis", 2, 2, t)
+    parameters = {"InFlight": flying, "Depth": 7 * flying, "EntryDepth": 7}
+    folder = build_root() / f"lib-layer_loop-{flying}"
+    source = folder / "tb_body_of_loop.sv"
+    write_text(source, wrapper("body_of_loop", [(s, True), (m, False)], dict(parameters)))
+    write_text(folder / "body_of_loop.sv", LOOP_BODY)
+    build("tb_body_of_loop", [source, folder / "body_of_loop.sv"], {}, folder)
+    x = random_frames(torch.Generator().manual_seed(SEED), s, 60, 7, package=True)
+    want = x.data[:, :, 0] + 256 * x.data[:, :, 1]
+    for index in range(3):
+        want = (3 * want + index) % (1 << 16)
+    y = x.with_data(torch.stack([want % 256, want // 256], 2))
+    for stall in STALLS:
+        result = simulate(folder, "tb_body_of_loop", [(s, x)], m, stall, SEED)
+        compare(f"{flying} frames in flight, stall {stall}, seed {SEED}", y, result.output)
+        if stall == "none" and flying == 3:  # a pass of this body takes fewer cycles than 3 frames
+            cycles = result.out_last[-1] - result.out_last[20]
+            assert cycles <= 1.25 * 3 * int((x.length[21:] + 1).sum())

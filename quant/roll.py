@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Let equal blocks that follow each other share their cores.
+
+A chain of blocks ``<prefix><number>_...`` whose nodes agree in everything but constants, and in
+what their cores can hold per set (``CoreParams.SETTINGS``), becomes one block inside a ``Loop``.
+The network computes the same; it needs the logic of one block, made as wide as the rate asks for,
+while its weights lie in fewer and deeper memories and only the frames under way are buffered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from sievit.quant.execute import interleave
+from sievit.quant.graph import Graph, Loop, Node
+from sievit.quant.params import Stream
+
+BLOCK = re.compile(r"^(.*?)(\d+)_(.+)$")
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Neighbouring nodes of the same prefix and number."""
+
+    prefix: str
+    number: int
+    nodes: tuple[Node, ...]
+
+    def part(self, node: Node) -> str:
+        return node.name.removeprefix(f"{self.prefix}{self.number}_")
+
+    def entry(self, graph: Graph) -> str | None:
+        """The one edge by which frames come, if the last node is the only way out."""
+        names = {n.name for n in self.nodes}
+        outside = {e for n in self.nodes for e in n.inputs if e not in names}
+        leaks = [
+            e for e in names - {self.nodes[-1].name}
+            if any(n.name not in names for n, _ in graph.consumers(e))
+        ]  # fmt: skip
+        return outside.pop() if len(outside) == 1 and not leaks else None
+
+    def shape(self, entry: str) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Parts, cores and inputs, the same for blocks that are built alike."""
+        own = {n.name: self.part(n) for n in self.nodes}
+        return [
+            (self.part(n), n.core, tuple(own.get(e, "") if e != entry else "" for e in n.inputs))
+            for n in self.nodes
+        ]
+
+
+def roll(graph: Graph) -> Graph:
+    """The graph, unfolded, with loops instead of chains of equal blocks; itself if it has none."""
+    blocks, loops, nodes = _blocks(graph), [], {n.name: [n] for n in graph.nodes}
+    renamed: dict[str, str] = {}
+    while blocks:
+        chain = _chain(graph, blocks)
+        del blocks[: len(chain)]
+        if len(chain) < 2:
+            continue
+        loop, made = _loop(graph, chain)
+        loops.append(loop)
+        for block in chain:
+            for node in block.nodes:
+                del nodes[node.name]
+        nodes[loop.out] = made
+        # dictionaries keep their order: the loop stands where its last block stood
+        renamed[chain[-1].nodes[-1].name] = loop.out
+    if not loops:
+        return graph
+    order = {n.name: i for i, n in enumerate(graph.nodes)}
+    place = {loop.out: order[loop.origins[0][0]] for loop in loops}
+    flat = [
+        n for key in sorted(nodes, key=lambda k: place.get(k, order.get(k, 0))) for n in nodes[key]
+    ]
+    flat = [replace(n, inputs=tuple(renamed.get(e, e) for e in n.inputs)) for n in flat]
+    loops = [replace(p, input=renamed.get(p.input, p.input)) for p in loops]
+    return replace(graph, nodes=flat, meta=dict(graph.meta), loops=loops)
+
+
+def _blocks(graph: Graph) -> list[_Block]:
+    out: list[_Block] = []
+    for node in graph.nodes:
+        match = BLOCK.match(node.name)
+        key = (match[1], int(match[2])) if match else ("", -1)
+        if out and (out[-1].prefix, out[-1].number) == key and match:
+            out[-1] = replace(out[-1], nodes=(*out[-1].nodes, node))
+        else:
+            out.append(_Block(*key, (node,)))
+    return out
+
+
+def _chain(graph: Graph, blocks: list[_Block]) -> list[_Block]:
+    """The longest chain of equal blocks that begins with the first one; at least that one."""
+    first = blocks[0]
+    entry = first.entry(graph)
+    if entry is None or first.number < 0 or any(not _can_share(n) for n in first.nodes):
+        return blocks[:1]
+    source, back = graph.port_of(entry), first.nodes[-1].params.output()
+    if (source.channels, source.itype) != (back.channels, back.itype):
+        return blocks[:1]
+    chain, shape = [first], first.shape(entry)
+    for block in blocks[1:]:
+        last, entry = chain[-1], block.entry(graph)
+        end = last.nodes[-1].name
+        follows = (block.prefix, block.number) == (last.prefix, last.number + 1)
+        alone = all(n in block.nodes for n, _ in graph.consumers(end)) and end != graph.output.name
+        if not follows or entry != end or not alone or block.shape(entry) != shape:
+            break
+        try:
+            for layers in zip(*(b.nodes for b in (*chain, block)), strict=True):
+                layers[0].params.stack([(n.params, dict(n.constants)) for n in layers])
+        except ValueError:
+            break
+        chain.append(block)
+    return chain
+
+
+def _can_share(node: Node) -> bool:
+    return any(f.name == "sets" for f in fields(node.params))
+
+
+def _loop(graph: Graph, chain: list[_Block]) -> tuple[Loop, list[Node]]:
+    first, last = chain[0], chain[-1]
+    name = f"{first.prefix}{first.number}_{last.number}"
+    entry = first.entry(graph)
+    assert entry is not None
+    own = {n.name: f"{name}_{first.part(n)}" for n in first.nodes} | {entry: name}
+    loop = Loop(
+        name,
+        entry,
+        tuple(own[n.name] for n in first.nodes),
+        tuple(tuple(n.name for n in block.nodes) for block in chain),
+    )
+    made = []
+    for layers in zip(*(b.nodes for b in chain), strict=True):
+        node = layers[0]
+        params, constants = node.params.stack([(n.params, dict(n.constants)) for n in layers])
+        inputs = (*(own[e] for e in node.inputs), loop.set)
+        made.append(
+            replace(
+                layers[-1], name=own[node.name], params=params, constants=constants, inputs=inputs
+            )
+        )
+    return loop, made
+
+
+def rolled_edges(graph: Graph, edges: Mapping[str, Stream]) -> dict[str, Stream]:
+    """Every edge of a rolled graph, from those of the graph that it was made of."""
+    out = {e: edges[e] for e in graph.edges() if e in edges}
+    for loop in graph.loops:
+        for i, node in enumerate(loop.nodes):
+            out[node] = interleave([edges[names[i]] for names in loop.origins])
+        ends = [names[-1] for names in loop.origins]
+        source = out[loop.input]
+        out[loop.name] = interleave([source, *(edges[e] for e in ends[:-1])])
+        number = torch.arange(loop.passes).repeat(len(source.length))
+        out[loop.set] = Stream.full(number[:, None, None])
+        out[loop.out] = edges[ends[-1]]
+    return out
+
+
+def rolled_lengths(graph: Graph, lengths: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``rolled_edges`` of the lengths of frames, int64 ``[frames]`` by edge."""
+    streams = {
+        e: Stream(torch.zeros(len(v), 1, 1, dtype=torch.int64), v, torch.zeros(len(v)).bool())
+        for e, v in lengths.items()
+    }
+    return {e: x.length for e, x in rolled_edges(graph, streams).items()}
