@@ -22,6 +22,7 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from sievit.hls.frames import write_frames
 from sievit.quant.execute import execute
-from sievit.quant.graph import Graph, Node, UnsupportedError
+from sievit.quant.graph import Graph, Loop, Node, UnsupportedError
 from sievit.quant.itype import IntType
 from sievit.quant.params import Port, Stream
 
@@ -88,7 +89,7 @@ def write_nodes(nodes: list[Node], folder: Path) -> list[str]:
     for part in (src, folder / "lib", folder / "cores"):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-    for path in sorted((HERE / "lib").glob("*.hpp")):
+    for path in sorted([*(HERE / "lib").glob("*.hpp"), *(HERE / "top").glob("*.hpp")]):
         shutil.copyfile(path, folder / "lib" / path.name)
     stems = sorted({node.core for node in nodes})
     for stem in stems:
@@ -143,7 +144,8 @@ def _check_names(graph: Graph) -> None:
                 node.name, f"and {seen[name]!r} are both {name} in C++", "rename"
             )
         seen[name] = node.name
-        if node is not graph.output and not graph.consumers(node.name):
+        looped = any(node.name in (loop.input, loop.back) for loop in graph.loops)
+        if node is not graph.output and not looped and not graph.consumers(node.name):
             raise UnsupportedError(node.name, "nothing reads its output", "remove the node")
 
 
@@ -215,12 +217,25 @@ def _top_header(graph: Graph, top: str) -> str:
     )
 
 
-class _Wires:
-    """Streams and calls of the top, in order."""
+@dataclass(frozen=True)
+class _Sink:
+    """What reads an edge: a port of that name at a node or loop, behind a FIFO of ``depth``."""
 
-    def __init__(self) -> None:
+    key: tuple[str, int]
+    name: str
+    lanes: int
+    depth: int
+
+
+class _Region:
+    """Streams and calls of one DATAFLOW region, in order."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
         self.streams: list[str] = []
         self.calls: list[str] = []
+        #: (node or loop, input) -> stream that it reads
+        self.sources: dict[tuple[str, int], str] = {}
 
     def stream(self, name: str, bits: int, depth: int, reason: str) -> str:
         self.streams += [
@@ -239,83 +254,102 @@ class _Wires:
             f"{port.channels}, {port.lanes}, {t.bits}, {int(t.signed)})"
         )
 
+    def node(self, node: Node) -> None:
+        """Call a node whose inputs have been entered."""
+        reads = ", ".join(self.sources[node.name, k] for k in range(len(node.inputs)))
+        self.enter(node.name, f"node_{identifier(node.name)}({reads}, {{}})")
 
-def _top_source(graph: Graph, top: str) -> str:
-    wires = _Wires()
-    sources: dict[tuple[str, int], str] = {}  # (node, input) -> stream that it reads
+    def enter(self, edge: str, call: str) -> None:
+        """Put the call that fills an edge in front of what distributes it."""
+        at, port = len(self.calls), self.graph.port_of(edge)
+        sinks = self._sinks(edge)
+        if sinks:
+            target = self._distribute(edge, port, sinks)
+        else:  # the region sends it on itself
+            bits = port.lanes * port.itype.bits
+            target = self.stream(f"e_{identifier(edge)}", bits, 2, "smallest")
+            self.tap(target, identifier(edge), port)
+        self.calls.insert(at, f"  {call.format(target)};")
 
-    def distribute(edge: str, port: Port) -> str:
+    def _sinks(self, edge: str) -> list[_Sink]:
+        out = []
+        for node, k in self.graph.consumers(edge):
+            port = node.params.inputs()[k]
+            depth = node.depths[k] if k < len(node.depths) else 0
+            name = f"{identifier(node.name)}_{port.name}"
+            out.append(_Sink((node.name, k), name, port.lanes, depth))
+        for loop in self.graph.loops:
+            if loop.input == edge:
+                lanes = self.graph.port_of(loop.name).lanes
+                name = f"{identifier(loop.name)}_in"
+                out.append(_Sink((loop.name, 0), name, lanes, loop.entry_depth))
+        return out
+
+    def _distribute(self, edge: str, port: Port, sinks: list[_Sink]) -> str:
         """Declare the streams from an edge to its consumers; return the stream to write."""
         name, bits = identifier(edge), port.lanes * port.itype.bits
-        sinks = graph.consumers(edge)
         ends: list[str] = []
 
         def deep(i: int) -> tuple[int, str]:
             """Depth of the stream to sink ``i``, where no width conversion comes in between."""
-            node, k = sinks[i]
-            if node.params.inputs()[k].lanes != port.lanes:
+            if sinks[i].lanes != port.lanes:
                 return 2, "in front of a width conversion"
-            depth = node.depths[k] if k < len(node.depths) else 0
+            depth = sinks[i].depth
             return depth, "FIFO of the consumer" if depth > 2 else "smallest"
 
         if len(sinks) == 1:
-            ends.append(wires.stream(f"e_{name}", bits, *deep(0)))
+            ends.append(self.stream(f"e_{name}", bits, *deep(0)))
             first = ends[0]
+            self.tap(first, name, port)
         else:
-            first = rest = wires.stream(f"e_{name}", bits, 2, "smallest")
-            wires.tap(first, name, port)
+            first = rest = self.stream(f"e_{name}", bits, 2, "smallest")
+            self.tap(first, name, port)
             for i in range(len(sinks) - 1):
-                ends.append(wires.stream(f"e{i}_{name}", bits, *deep(i)))
+                ends.append(self.stream(f"e{i}_{name}", bits, *deep(i)))
                 if i == len(sinks) - 2:
-                    onward = wires.stream(f"e{i + 1}_{name}", bits, *deep(i + 1))
+                    onward = self.stream(f"e{i + 1}_{name}", bits, *deep(i + 1))
                 else:
-                    onward = wires.stream(f"r{i + 1}_{name}", bits, 2, "smallest")
-                wires.call(f"sievit::fork({rest}, {ends[-1]}, {onward})")
+                    onward = self.stream(f"r{i + 1}_{name}", bits, 2, "smallest")
+                self.call(f"sievit::fork({rest}, {ends[-1]}, {onward})")
                 rest = onward
             ends.append(rest)
-        if len(sinks) == 1:
-            wires.tap(first, name, port)
-        for (node, k), end in zip(sinks, ends, strict=True):
-            want = node.params.inputs()[k]
-            lanes = math.lcm(port.lanes, want.lanes)
-            base = f"{identifier(node.name)}_{want.name}"
-            depth = node.depths[k] if k < len(node.depths) else 0
-            reason = "FIFO of the consumer" if depth > 2 else "smallest"
+        for sink, end in zip(sinks, ends, strict=True):
+            lanes = math.lcm(port.lanes, sink.lanes)
+            reason = "FIFO of the consumer" if sink.depth > 2 else "smallest"
             if port.lanes != lanes:
                 bits = lanes * port.itype.bits
-                if lanes == want.lanes:
-                    wide = wires.stream(f"w_{base}", bits, depth, reason)
+                if lanes == sink.lanes:
+                    wide = self.stream(f"w_{sink.name}", bits, sink.depth, reason)
                 else:
-                    wide = wires.stream(f"x_{base}", bits, 2, "in front of a width conversion")
-                wires.call(f"sievit::widen({end}, {wide})")
+                    wide = self.stream(f"x_{sink.name}", bits, 2, "in front of a width conversion")
+                self.call(f"sievit::widen({end}, {wide})")
                 end = wide
-            if want.lanes != lanes:
-                slim = wires.stream(f"w_{base}", want.lanes * want.itype.bits, depth, reason)
-                wires.call(f"sievit::narrow({end}, {slim})")
+            if sink.lanes != lanes:
+                bits = sink.lanes * port.itype.bits
+                slim = self.stream(f"w_{sink.name}", bits, sink.depth, reason)
+                self.call(f"sievit::narrow({end}, {slim})")
                 end = slim
-            sources[node.name, k] = end
+            self.sources[sink.key] = end
         return first
 
-    def enter(edge: str, port: Port, call: str) -> None:
-        """Put the call that fills an edge in front of what distributes it."""
-        at = len(wires.calls)
-        if edge == graph.output.name:
-            bits = port.lanes * port.itype.bits
-            target = wires.stream(f"e_{identifier(edge)}", bits, 2, "smallest")
-            wires.tap(target, identifier(edge), port)
-        else:
-            target = distribute(edge, port)
-        wires.calls.insert(at, f"  {call.format(target)};")
 
-    enter(Graph.INPUT, graph.input, "sievit::from_port(s_axis, {})")
+def _top_source(graph: Graph, top: str) -> str:
+    inside = {name: loop for loop in graph.loops for name in loop.nodes}
+    loops = [_loop_source(graph, loop) for loop in graph.loops]
+    wires = _Region(graph)
+    wires.enter(Graph.INPUT, "sievit::from_port(s_axis, {})")
     for node in graph.nodes:
-        reads = ", ".join(sources[node.name, k] for k in range(len(node.inputs)))
-        enter(node.name, node.params.output(), f"node_{identifier(node.name)}({reads}, {{}})")
+        loop = inside.get(node.name)
+        if loop is None:
+            wires.node(node)
+        elif node.name == loop.back:
+            wires.enter(loop.out, f"{_loop_name(loop)}({wires.sources[loop.name, 0]}, {{}})")
     wires.call(f"sievit::to_port(e_{identifier(graph.output.name)}, m_axis)")
 
     return "\n".join(
         [
             f'{LICENCE}#include "{top}.hpp"\n',
+            *(['#include "../lib/layer_loop.hpp"'] if loops else []),
             '#include "nodes.hpp"\n',
             "#ifdef SIEVIT_TAPS",
             '#include "../lib/frames.hpp"',
@@ -324,6 +358,7 @@ def _top_source(graph: Graph, top: str) -> str:
             "#else",
             "#define SIEVIT_TAP(edge, file, channels, lanes, bits, is_signed)",
             "#endif\n",
+            *loops,
             f"{_top_signature(graph, top)} {{",
             "#pragma HLS INTERFACE mode=axis port=s_axis  // patch tokens of a frame",
             "#pragma HLS INTERFACE mode=axis port=m_axis  // the frame that leaves",
@@ -332,6 +367,53 @@ def _top_source(graph: Graph, top: str) -> str:
             *wires.streams,
             "",
             *wires.calls,
+            "}\n",
+        ]
+    )
+
+
+def _loop_name(loop: Loop) -> str:
+    return f"loop_{identifier(loop.name)}"
+
+
+def _loop_source(graph: Graph, loop: Loop) -> str:
+    """A function that sends one frame through the nodes of a loop, pass after pass. C++ has one
+    frame under way; the RTL has several."""
+    port = graph.port_of(loop.name)
+    frame = graph.max_tokens(loop.name) * port.beats
+    wires = _Region(graph)
+    wires.enter(loop.name, "sievit::move_frame(from, {})")
+    wires.enter(loop.set, "sievit::write_number(pass, {})")
+    for name in loop.nodes:
+        wires.node(graph.node(name))
+    wires.call(f"sievit::move_frame(e_{identifier(loop.back)}, to)")
+    kind = f"hls::stream<{beat(port)}>&"
+    name = _loop_name(loop)
+    frames = [
+        line
+        for end in ("from", "to")
+        for line in (
+            f'  hls::stream<{beat(port)}> {end}("{end}");',
+            f"#pragma HLS STREAM variable={end} depth={frame}  // a frame",
+        )
+    ]
+    return "\n".join(
+        [
+            f"static void pass_{identifier(loop.name)}({kind} from, {kind} to, int pass) {{",
+            "#pragma HLS DATAFLOW  // every node is a process of its own",
+            *wires.streams,
+            "",
+            *wires.calls,
+            "}\n",
+            f"static void {name}({kind} in, {kind} out) {{",
+            *frames,
+            "  sievit::move_frame(in, from);",
+            "passes:",
+            f"  for (int pass = 0; pass < {loop.passes}; pass++) {{",
+            f"    pass_{identifier(loop.name)}(from, to, pass);",
+            f"    if (pass < {loop.passes - 1}) sievit::move_frame(to, from);",
+            "  }",
+            "  sievit::move_frame(to, out);",
             "}\n",
         ]
     )
