@@ -140,12 +140,13 @@ normal rsqrt_index(const ap_uint<Bits>& x) {
   return {static_cast<int>(index), e};
 }
 
-/// `clamp((x + Cfg::offset) >> Cfg::shift, 0, Cfg::entries - 1)`.
+/// `clamp((x + offset) >> shift, 0, Cfg::entries - 1)`; neither is of greater magnitude than that in `Cfg`.
 template <class Cfg, int Bits>
-int table_index(const ap_int<Bits>& x) {
+int table_index(const ap_int<Bits>& x, int offset = Cfg::offset, int shift = Cfg::shift) {
 #pragma HLS INLINE  // an adder and two comparisons
-  constexpr int width = larger(Bits, signed_bits_for(Cfg::offset)) + 1;
-  const ap_int<width> moved = (x + ap_int<width - 1>(Cfg::offset)) >> Cfg::shift;
+  constexpr long long most = Cfg::offset;
+  constexpr int width = larger(Bits, 1 + bits_for(most < 0 ? -most : most)) + 1;
+  const ap_int<width> moved = (x + ap_int<width - 1>(offset)) >> shift;
   if (moved < 0) return 0;
   if (moved > ap_int<signed_bits_for(Cfg::entries)>(Cfg::entries - 1)) return Cfg::entries - 1;
   return static_cast<int>(moved);

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from sievit.quant.bins import frame_bins, hits, of, value_bins
 from sievit.quant.itype import IntType
+from sievit.quant.memories import rom
 from sievit.quant.params import (
     Constants,
     CoreParams,
@@ -26,7 +28,16 @@ from sievit.quant.params import (
 
 @dataclass(frozen=True)
 class LookupTableParams(CoreParams):
-    """``y = T[clamp((x + offset) >> shift, 0, entries - 1)]`` for every channel."""
+    """``y = T[clamp((x + offset) >> shift, 0, entries - 1)]`` for every channel.
+
+    Every set has a table, an offset and a shift of its own; ``offset`` and ``shift`` are those of
+    the greatest magnitude then.
+    """
+
+    SETTINGS: ClassVar[dict[str, IntType]] = {
+        "offset": IntType(32, True),
+        "shift": IntType(6, False),
+    }
 
     channels: int = 4
     simd: int = 2
@@ -37,13 +48,16 @@ class LookupTableParams(CoreParams):
     #: floor shift of the index
     shift: int = 0
     entries: int = 256
+    #: layers that share the core
+    sets: int = 1
 
     def __post_init__(self) -> None:
         self.require(self.channels % self.simd == 0, "simd must divide channels")
         self.require(self.entries >= 2, "a table has at least 2 entries")
+        self.require(1 <= self.sets <= 64, "a core has 1 to 64 sets")
 
     def inputs(self) -> tuple[Port, ...]:
-        return (Port("s_axis", self.channels, self.simd, self.in_type),)
+        return (Port("s_axis", self.channels, self.simd, self.in_type), *self.set_ports())
 
     def output(self) -> Port:
         return Port("m_axis", self.channels, self.simd, self.out_type)
@@ -56,6 +70,17 @@ class LookupTableParams(CoreParams):
 
     def arrays(self, constants: Constants) -> dict[str, tuple[IntType, Tensor]]:
         return {"table": (self.out_type, constants["table"])}
+
+    @classmethod
+    def unify(
+        cls, layers: list[tuple[Self, dict[str, Tensor]]]
+    ) -> list[tuple[Self, dict[str, Tensor]]]:
+        """Tables of the same length: what is clamped to the last entry reads copies of it."""
+        entries = max(p.entries for p, _ in layers)
+        return [
+            (replace(p, entries=entries), c | {"table": lengthened(c["table"], entries)})
+            for p, c in layers
+        ]
 
     def cycles(self, tokens: int) -> int:
         return tokens * (self.channels // self.simd)
@@ -79,6 +104,11 @@ class LookupTableParams(CoreParams):
         )
 
 
+def lengthened(table: Tensor, entries: int) -> Tensor:
+    """The table with copies of its last entry behind it."""
+    return torch.cat([table, table[-1:].repeat(entries - len(table))])
+
+
 def lookup(x: Tensor, table: Tensor, offset: int, shift: int) -> Tensor:
     """``T[clamp((x + offset) >> shift, 0, len(T) - 1)]`` on int64 tensors."""
     return table[((x + offset) >> shift).clamp(0, len(table) - 1)]
@@ -98,6 +128,15 @@ def stimuli(
     values = torch.randint(t.min, t.max + 1, (p.entries,), generator=rng)
     values[-1] = t.min if int(values[0]) > t.min else t.max
     return {"table": values}, [random_frames(rng, p.inputs()[0], frames, p.max_tokens, True)]
+
+
+def settings(rng: torch.Generator, p: LookupTableParams) -> dict[str, Tensor]:
+    """Offsets of both signs and shifts up to those of ``p``, which the first set has."""
+    most = abs(p.offset)
+    offset = torch.randint(-most, most + 1, (p.sets,), generator=rng)
+    shift = torch.randint(max(p.shift - 3, 0), p.shift + 1, (p.sets,), generator=rng)
+    offset[0], shift[0] = p.offset, p.shift
+    return {"offset": offset, "shift": shift}
 
 
 def bins(p: LookupTableParams, constants: Constants, x: Stream) -> dict[str, int]:

@@ -2,6 +2,10 @@
 
 /// y = T[clamp((x + Offset) >> Shift, 0, Entries - 1)] for every channel.
 /// One beat per cycle, latency 3.
+///
+/// With Sets > 1 each frame has the table, the offset and the shift of the set that its beat of
+/// s_axis_set names; Offset and Shift are those of the greatest magnitude. The beat goes with the last
+/// one of the frame.
 module lookup_table #(
     parameter int unsigned MaxTokens = 1,  // tokens of a frame, any number works
     parameter int unsigned Channels = 4,
@@ -13,7 +17,9 @@ module lookup_table #(
     parameter int Offset = 128,            // added before the shift
     parameter int unsigned Shift = 0,
     parameter int unsigned Entries = 256,  // >= 2
-    parameter TableFile = ""               // an entry per line
+    parameter int unsigned Sets = 1,       // 1 to 64
+    parameter TableFile = "",              // an entry per line; set s from line s * 2^clog2(Entries) on
+    parameter SettingsFile = ""            // of every set: shift, 6 bits, offset, 32 bits
 ) (
     input  logic                    clk_i,
     input  logic                    rst_ni,
@@ -22,6 +28,11 @@ module lookup_table #(
     output logic                    s_axis_tready,
     input  logic                    s_axis_tlast,
     input  logic                    s_axis_tuser,
+    input  logic [(Sets > 1 ? $clog2(Sets) : 1)-1:0] s_axis_set_tdata,
+    input  logic                    s_axis_set_tvalid,
+    output logic                    s_axis_set_tready,
+    input  logic                    s_axis_set_tlast,
+    input  logic                    s_axis_set_tuser,
     output logic [Simd*OutBits-1:0] m_axis_tdata,
     output logic                    m_axis_tvalid,
     input  logic                    m_axis_tready,
@@ -31,34 +42,71 @@ module lookup_table #(
   /*verilator no_inline_module*/
 
   localparam int unsigned IndexBits = $clog2(Entries);
+  localparam int unsigned SetBits = Sets > 1 ? $clog2(Sets) : 0;
+  localparam int unsigned AddrBits = SetBits + IndexBits;
+  localparam int unsigned Words = ((Sets - 1) << IndexBits) + Entries;
+  // of x + Offset
+  localparam int unsigned OffsetBits = $clog2((Offset < 0 ? -64'(Offset) : 64'(Offset)) + 1) + 1;
+  localparam int unsigned SumBits = (OffsetBits > InBits + 1 ? OffsetBits : InBits + 1) + 1;
+  localparam int unsigned ShiftBits = Shift > 0 ? $clog2(Shift + 1) : 1;
 
   logic [Simd*OutBits-1:0] out_q;
-  logic en, index_valid_q, index_last_q, index_user_q, out_valid_q, out_last_q, out_user_q;
+  logic en, valid, index_valid_q, index_last_q, index_user_q, out_valid_q, out_last_q, out_user_q;
+  logic signed [OffsetBits-1:0] offset;
+  logic [ShiftBits-1:0] shift;
+  logic [(Sets > 1 ? SetBits : 1)-1:0] set_q;  // beside the index
   logic unused;
 
-  assign unused = ^{MaxTokens, Channels, OutSigned};
+  assign unused = ^{MaxTokens, Channels, OutSigned, s_axis_set_tlast, s_axis_set_tuser};
 
-  function automatic logic [IndexBits-1:0] index_of(logic [InBits-1:0] x);
-    logic signed [63:0] index;
-    index = (64'($signed({InSigned & x[InBits-1], x})) + 64'(Offset)) >>> Shift;
-    if (index < 64'sd0) index_of = '0;
-    else if (index > 64'(Entries - 1)) index_of = IndexBits'(Entries - 1);
+  function automatic logic [IndexBits-1:0] index_of(
+      logic [InBits-1:0] x, logic signed [OffsetBits-1:0] more, logic [ShiftBits-1:0] down);
+    logic signed [SumBits-1:0] index;
+    index = (SumBits'($signed({InSigned & x[InBits-1], x})) + SumBits'(more)) >>> down;
+    if (index < 0) index_of = '0;
+    else if (64'(index) > 64'(Entries - 1)) index_of = IndexBits'(Entries - 1);
     else index_of = IndexBits'(index);
   endfunction
 
-  assign s_axis_tready = en;
+  if (Sets > 1) begin : gen_sets
+    logic [37:0] settings_rom[Sets];
+    logic [37:0] word;
+    logic unused_bits;
+
+    initial if (SettingsFile != "") $readmemh(SettingsFile, settings_rom);
+
+    assign word = settings_rom[s_axis_set_tdata];
+    assign offset = OffsetBits'(word[31:0]);
+    assign shift = ShiftBits'(word[37:32]);
+    assign unused_bits = ^word;
+    assign valid = s_axis_tvalid && s_axis_set_tvalid;
+    assign s_axis_tready = en && s_axis_set_tvalid;
+    assign s_axis_set_tready = en && s_axis_tvalid && s_axis_tlast;
+
+    always_ff @(posedge clk_i) if (en) set_q <= s_axis_set_tdata;
+  end else begin : gen_one
+    logic unused_set;
+
+    assign unused_set = ^{s_axis_set_tdata, s_axis_set_tvalid};
+    assign offset = OffsetBits'(Offset);
+    assign shift = ShiftBits'(Shift);
+    assign valid = s_axis_tvalid;
+    assign s_axis_tready = en;
+    assign s_axis_set_tready = 1'b1;
+    assign set_q = '0;
+  end
 
   // A ROM per lane: that is what becomes of one with many ports, and yosys runs out of memory over it.
   for (genvar l = 0; l < Simd; l++) begin : gen_lane
-    logic [OutBits-1:0] rom[Entries];
+    logic [OutBits-1:0] rom[Words];
     logic [IndexBits-1:0] index_q;
 
     initial if (TableFile != "") $readmemh(TableFile, rom);
 
     always_ff @(posedge clk_i) begin
       if (en) begin
-        index_q <= index_of(s_axis_tdata[l*InBits+:InBits]);
-        out_q[l*OutBits+:OutBits] <= rom[index_q];
+        index_q <= index_of(s_axis_tdata[l*InBits+:InBits], offset, shift);
+        out_q[l*OutBits+:OutBits] <= rom[AddrBits'({set_q, index_q})];
       end
     end
   end
@@ -69,7 +117,7 @@ module lookup_table #(
       {out_last_q, out_user_q} <= {index_last_q, index_user_q};
     end
     if (!rst_ni) {index_valid_q, out_valid_q} <= '0;
-    else if (en) {index_valid_q, out_valid_q} <= {s_axis_tvalid, index_valid_q};
+    else if (en) {index_valid_q, out_valid_q} <= {valid, index_valid_q};
   end
 
   skid_buffer #(

@@ -29,6 +29,21 @@ SETS = [
         channels=2, simd=1, in_type=IntType(1, False), out_type=IntType(1, False), offset=0,
         entries=2, max_tokens=2,
     ),
+    # shared: tables that do not end at a power of two, every shift
+    LookupTableParams(
+        channels=4, simd=2, in_type=IntType(7, True), out_type=IntType(5, True), offset=70,
+        shift=2, entries=27, sets=3, max_tokens=5,
+    ),
+    # one beat per token, offsets of both signs, no shift
+    LookupTableParams(
+        channels=3, simd=3, in_type=IntType(6, False), out_type=IntType(6, False), offset=-20,
+        entries=32, sets=2, max_tokens=3,
+    ),
+    # blocks of DeiT-Tiny
+    LookupTableParams(
+        channels=6, simd=1, out_type=IntType(4, False), offset=174, shift=3, entries=64, sets=12,
+        max_tokens=4,
+    ),
 ]  # fmt: skip
 
 
