@@ -38,6 +38,7 @@ struct nm_matmul_config {
   static constexpr int table_shift = 0;
   static constexpr int mult_dsp = 0;
   static constexpr int weight_ram = 0;
+  static constexpr int sets = 1;
 };
 
 /// Stored weights, `[output][group of m inputs][slot]`.
@@ -301,6 +302,18 @@ void nm_matmul(hls::stream<beat<Cfg::simd * Cfg::in_bits>>& s_axis,
   } else {
     nm_tokens<Cfg>(s_axis, m_axis, weights, bias, index, table);
   }
+}
+
+/// The same with the constants of a set; the beat of `s_axis_set` is its number.
+template <class Cfg>
+void nm_matmul(hls::stream<beat<Cfg::simd * Cfg::in_bits>>& s_axis,
+               hls::stream<beat<bits_for(Cfg::sets - 1)>>& s_axis_set,
+               hls::stream<beat<Cfg::pe * Cfg::out_bits>>& m_axis, const nm_weights<Cfg> weights[Cfg::sets],
+               const nm_bias<Cfg> bias[Cfg::sets], const nm_index<Cfg> index[Cfg::sets],
+               const nm_table<Cfg> table[Cfg::sets]) {
+#pragma HLS INLINE  // the choice of addresses
+  const int set = s_axis_set.read().data.to_int();
+  nm_matmul<Cfg>(s_axis, m_axis, weights[set], bias[set], index[set], table[set]);
 }
 
 }  // namespace sievit

@@ -52,7 +52,11 @@ class NmMatmulParams(CoreParams):
     ``T`` is the identity, or with ``entries`` > 0 a table:
     ``T(z) = table[clamp((z + table_offset) >> table_shift, 0, entries - 1)]``, where the saturation
     is to ``mid_type``.
+
+    With ``sets`` > 1 the frame's set says whose weights, bias and table these are.
     """
+
+    DENSE = ("weights",)
 
     in_channels: int = 8
     out_channels: int = 8
@@ -89,6 +93,8 @@ class NmMatmulParams(CoreParams):
     mult_dsp: int = 0
     #: weights in 0: LUTs, 1: block RAM, 2: UltraRAM (only where a bitstream can fill it: Versal)
     weight_ram: int = 0
+    #: layers that share the core
+    sets: int = 1
 
     def __post_init__(self) -> None:
         self.require(self.in_channels % self.groups == 0, "groups must divide in_channels")
@@ -114,6 +120,7 @@ class NmMatmulParams(CoreParams):
         )
         self.require(self.entries == 0 or self.entries >= 2, "a table has at least 2 entries")
         self.require(self.weight_ram in (0, 1, 2), "weight_ram is 0, 1 or 2")
+        self.require(1 <= self.sets <= 64, f"{self.sets} sets: 1 to 64 are")
 
     @property
     def terms(self) -> int:
@@ -164,7 +171,7 @@ class NmMatmulParams(CoreParams):
         return self.pe * self.simd * self.n // self.m
 
     def inputs(self) -> tuple[Port, ...]:
-        return (Port("s_axis", self.in_channels, self.simd, self.in_type),)
+        return (Port("s_axis", self.in_channels, self.simd, self.in_type), *self.set_ports())
 
     def output(self) -> Port:
         return Port("m_axis", self.out_channels, self.pe, self.out_type)

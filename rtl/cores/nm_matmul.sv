@@ -15,6 +15,9 @@
 /// (x0 + x1 2^F + ...) (w0 + w1 2^(Pack F)), so that the products lie in fields of F bits, and adds the sum
 /// of the block before it: a chain of blocks adds up products of as many inputs. Block s of a chain sees a
 /// step s cycles after the first one.
+///
+/// With Sets > 1 there are as many sets of weights, biases and tables. A beat of s_axis_set per frame, taken with
+/// the last one of the frame, is the number of its set: it goes with the tokens to where they meet constants.
 module nm_matmul #(
     parameter int unsigned MaxTokens = 1,    // tokens of a frame, any number works
     parameter int unsigned InChannels = 8,
@@ -46,6 +49,7 @@ module nm_matmul #(
     parameter int unsigned TableShift = 0,
     parameter bit MultDsp = 0,               // multipliers in DSP blocks
     parameter int unsigned WeightRam = 0,    // weights in 0: LUTs, 1: block RAM, 2: UltraRAM
+    parameter int unsigned Sets = 1,         // of constants
     parameter WeightsFile = "",              // its name, less a digit; a line per step: see Python
     parameter BiasFile = "",                 // a line per tile
     parameter TableFile = ""                 // an entry per line
@@ -57,6 +61,11 @@ module nm_matmul #(
     output logic                   s_axis_tready,
     input  logic                   s_axis_tlast,
     input  logic                   s_axis_tuser,
+    input  logic [(Sets > 1 ? $clog2(Sets) : 1)-1:0] s_axis_set_tdata,
+    input  logic                   s_axis_set_tvalid,
+    output logic                   s_axis_set_tready,
+    input  logic                   s_axis_set_tlast,
+    input  logic                   s_axis_set_tuser,
     output logic [ Pe*OutBits-1:0] m_axis_tdata,
     output logic                   m_axis_tvalid,
     input  logic                   m_axis_tready,
@@ -147,19 +156,35 @@ module nm_matmul #(
   localparam int unsigned StepBits = bits_for(GroupSteps);
   localparam int unsigned GroupTileBits = bits_for(GroupTiles);
   localparam int unsigned GroupBits = bits_for(Groups);
-  localparam int unsigned RomBits = bits_for(Steps);
   localparam int unsigned TileBits = bits_for(Tiles);
+  // weights of a set follow those of the one before, biases and entries begin at multiples of a power of 2
+  localparam int unsigned SetBits = bits_for(Sets);
+  localparam int unsigned RomBits = bits_for(Sets * Steps);
+
+  // verilator coverage_off
+  // of the weights of every set
+  function automatic logic [2**SetBits-1:0][RomBits-1:0] first_words();
+    first_words = '0;
+    for (int unsigned i = 0; i < Sets; i++) first_words[i] = RomBits'(i * Steps);
+  endfunction
+  // verilator coverage_on
+
+  localparam int unsigned TileShift = $clog2(Tiles);
+  localparam int unsigned BiasWords = ((Sets - 1) << TileShift) + Tiles;
+  localparam int unsigned BiasAddrBits = bits_for(BiasWords);
+  localparam int unsigned TableWords = Entries > 0 ? ((Sets - 1) << $clog2(Entries)) + Entries : 1;
 
   localparam RomStyle = WeightRam == 0 ? "distributed" : WeightRam == 1 ? "block" : "ultra";
   localparam logic [127:0] Digits = "fedcba9876543210";  // that the names of weight files end with
   // yosys knows no ROM in LUT RAM: it forms logic, as a vendor tool does for "distributed"
   localparam RamStyle = WeightRam == 0 ? "registers" : RomStyle;
 
-  logic [Pe*BiasBits-1:0] bias_rom[Tiles];
-  logic [OutBits-1:0] table_rom[Entries > 0 ? Entries : 1];
+  logic [Pe*BiasBits-1:0] bias_rom[BiasWords];
+  logic [OutBits-1:0] table_rom[TableWords];
   logic unused;
 
-  assign unused = ^{MaxTokens, MidBits, MidSigned, OutSigned, RomStyle, RamStyle, table_rom[0]};
+  assign unused = ^{MaxTokens, MidBits, MidSigned, OutSigned, RomStyle, RamStyle, table_rom[0],
+                    s_axis_set_tdata, s_axis_set_tvalid, s_axis_set_tlast, s_axis_set_tuser};
 
   initial begin
     if (BiasFile != "") $readmemh(`MEMORY_FILE(BiasFile), bias_rom);
@@ -174,7 +199,8 @@ module nm_matmul #(
   logic wr_bank_q, rd_bank_q;
   logic wr, wr_token_end, wr_end, rd, rd_end;
 
-  assign s_axis_tready = !full_q[wr_bank_q];
+  assign s_axis_tready = !full_q[wr_bank_q] && (Sets == 1 || s_axis_set_tvalid);
+  assign s_axis_set_tready = wr && s_axis_tlast;
   assign wr = s_axis_tvalid && s_axis_tready;
   assign wr_token_end = wr_beat_q == BeatBits'(InBeats - 1);
   assign wr_end = wr_token_end && (s_axis_tlast || wr_lane_q == LaneBits'(Tp - 1));
@@ -206,7 +232,8 @@ module nm_matmul #(
   logic [BeatBits-1:0] rd_beat;
   logic [StepBits-1:0] step_q;
   logic [GroupTileBits-1:0] tile_q;
-  logic [RomBits-1:0] rom_q;
+  logic [RomBits-1:0] rom_q, rom_first;
+  logic rom_load;
   logic step_end, tile_end, group_end;
 
   assign rd = en && full_q[rd_bank_q];
@@ -220,11 +247,35 @@ module nm_matmul #(
       step_q <= '0;
       tile_q <= '0;
       rom_q <= '0;
-    end else if (rd) begin
-      step_q <= step_end ? '0 : step_q + 1'b1;
-      if (step_end) tile_q <= tile_end ? '0 : tile_q + 1'b1;
-      rom_q <= rd_end ? '0 : rom_q + 1'b1;
-      if (rd_end) rd_bank_q <= !rd_bank_q;
+    end else begin
+      if (rd) begin
+        step_q <= step_end ? '0 : step_q + 1'b1;
+        if (step_end) tile_q <= tile_end ? '0 : tile_q + 1'b1;
+        if (rd_end) rd_bank_q <= !rd_bank_q;
+      end
+      if (rom_load) rom_q <= rom_first;
+      else if (rd) rom_q <= rom_q + 1'b1;
+    end
+  end
+
+  // -- sets ----------------------------------------------------------------------------------------
+  logic [Stages-1:0][SetBits-1:0] set_q;  // of the tokens in a stage of the pipeline
+
+  if (Sets == 1) begin : gen_one_set
+    assign set_q = '0;
+    assign rom_first = '0;
+    assign rom_load = rd && rd_end;
+  end else begin : gen_sets
+    localparam logic [2**SetBits-1:0][RomBits-1:0] FirstWords = first_words();
+    logic [1:0][SetBits-1:0] bank_q;  // of the two banks
+
+    // a bank that is read next and not full is the one being written: its set stands at the port
+    assign rom_first = FirstWords[full_q[!rd_bank_q] ? bank_q[!rd_bank_q] : s_axis_set_tdata];
+    assign rom_load = (rd && rd_end) || !full_q[rd_bank_q];
+
+    always_ff @(posedge clk_i) begin
+      if (wr) bank_q[wr_bank_q] <= s_axis_set_tdata;
+      if (en) set_q <= {set_q[Stages-2:0], bank_q[rd_bank_q]};
     end
   end
 
@@ -298,7 +349,7 @@ module nm_matmul #(
   for (genvar z = 0; z < (Chain + 1) / 2; z++) begin : gen_weights
     localparam int unsigned WordBits = 2 * z + 1 < Chain ? 2 * StageBits : StageBits;
 
-    (* rom_style = RomStyle, ram_style = RamStyle *) logic [WordBits-1:0] rom[Steps];
+    (* rom_style = RomStyle, ram_style = RamStyle *) logic [WordBits-1:0] rom[Sets*Steps];
     logic [RomBits-1:0] addr;
     logic [WordBits-1:0] word_q[ReadStages];
 
@@ -574,15 +625,18 @@ module nm_matmul #(
   end
 
   // -- accumulate ----------------------------------------------------------------------------------
-  logic [TileBits-1:0] bias_addr_q;
+  logic [TileBits-1:0] bias_tile_q;
+  logic [BiasAddrBits-1:0] bias_addr;
   logic [Pe*BiasBits-1:0] bias_q;
   logic [Pe*AccBits-1:0] acc_d[Tp], acc_q[Tp];
 
+  assign bias_addr = (BiasAddrBits'(set_q[Stages-3]) << TileShift) | BiasAddrBits'(bias_tile_q);
+
   always_ff @(posedge clk_i) begin
-    if (en) bias_q <= bias_rom[bias_addr_q];
-    if (!rst_ni) bias_addr_q <= '0;
+    if (en) bias_q <= bias_rom[bias_addr];
+    if (!rst_ni) bias_tile_q <= '0;
     else if (en && valid_q[Stages-3] && final_q[Stages-3]) begin
-      bias_addr_q <= bias_addr_q == TileBits'(Tiles - 1) ? '0 : bias_addr_q + 1'b1;
+      bias_tile_q <= bias_tile_q == TileBits'(Tiles - 1) ? '0 : bias_tile_q + 1'b1;
     end
   end
 
@@ -603,6 +657,10 @@ module nm_matmul #(
   logic out_en;  // the stages behind the sums move
   logic [Pe*AccBits-1:0] total;
   logic total_valid, total_last, total_user;
+  logic [SetBits-1:0] total_set;
+  logic unused_set;
+
+  assign unused_set = ^{total_set, set_q};
 
   if (Tp == 1) begin : gen_direct
     assign en = out_en;
@@ -610,6 +668,7 @@ module nm_matmul #(
     assign total_valid = valid_q[Stages-1] && final_q[Stages-1];
     assign total_last = end_q[Stages-1] && frame_q[Stages-1];
     assign total_user = total_last && package_q[Stages-1];
+    assign total_set = set_q[Stages-1];
   end else begin : gen_lanes
     localparam int unsigned CountBits = $clog2(2 * Tiles + 1);
 
@@ -683,6 +742,20 @@ module nm_matmul #(
     assign total_valid = total_valid_q;
     assign total_last = total_last_q;
     assign total_user = total_user_q;
+
+    if (Sets == 1) begin : gen_one_set
+      assign total_set = '0;
+    end else begin : gen_sets
+      logic [1:0][SetBits-1:0] half_q;  // of the two halves: the first token leaves before they are complete
+      logic [SetBits-1:0] total_set_q;
+
+      assign total_set = total_set_q;
+
+      always_ff @(posedge clk_i) begin
+        if (push) half_q[wr_half_q] <= set_q[Stages-1];
+        if (out_en) total_set_q <= half_q[rd_half_q];
+      end
+    end
   end
 
   // -- round, saturate, look up ----------------------------------------------------------------------
@@ -717,8 +790,11 @@ module nm_matmul #(
   if (Entries > 0) begin : gen_table
     localparam int unsigned EntryBits = $clog2(Entries);
 
+    localparam int unsigned TableBits = $clog2(TableWords);
+
     logic [Pe*EntryBits-1:0] entry_q;
     logic [Pe*OutBits-1:0] out_q;
+    logic [TableBits-1:0] first;  // entry of the set
 
     function automatic logic [EntryBits-1:0] entry_of(logic [ResultBits-1:0] z);
       logic signed [63:0] entry;
@@ -730,11 +806,22 @@ module nm_matmul #(
 
     assign out_data = out_q;
 
+    if (Sets == 1) begin : gen_one_set
+      assign first = '0;
+    end else begin : gen_sets
+      logic [2:0][SetBits-1:0] out_set_q;  // beside round_q, result_q and entry_q
+
+      assign first = TableBits'(out_set_q[2]) << EntryBits;
+
+      always_ff @(posedge clk_i) if (out_en) out_set_q <= {out_set_q[1:0], total_set};
+    end
+
     always_ff @(posedge clk_i) begin
       if (out_en) begin
         for (int unsigned p = 0; p < Pe; p++) begin
           entry_q[p*EntryBits+:EntryBits] <= entry_of(result_q[p*ResultBits+:ResultBits]);
-          out_q[p*OutBits+:OutBits] <= table_rom[entry_q[p*EntryBits+:EntryBits]];
+          out_q[p*OutBits+:OutBits] <=
+              table_rom[first | TableBits'(entry_q[p*EntryBits+:EntryBits])];
         end
       end
     end
