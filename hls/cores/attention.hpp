@@ -45,6 +45,20 @@ struct attention_config {
   static constexpr int far_offset = 0;
   static constexpr int far_shift = 0;
   static constexpr int far_prob_shift = 0;
+  static constexpr int exp_span = 0;
+  static constexpr int near_span = 0;
+  static constexpr int far_span = 0;
+  static constexpr int sets = 1;
+};
+
+/// What layers that share the core may have of their own besides the tables.
+struct attention_settings {
+  int exp_offset;
+  int exp_shift;
+  int near_offset;
+  int near_shift;
+  int far_offset;
+  int far_shift;
 };
 
 /// Sizes and types that follow from an `attention_config`. A wide beat carries `simd` channels of each of the
@@ -354,6 +368,21 @@ steps:
   }
 }
 
+/// `table_index` with an offset, not larger than `Cfg::offset`, and a shift of the frame's own if there are several sets.
+template <class Cfg, int Sets, int Bits>
+int attention_index(const ap_int<Bits>& x, int offset, int shift) {
+#pragma HLS INLINE  // an adder, a shifter and two comparisons
+  if constexpr (Sets == 1) {
+    return table_index<Cfg>(x);
+  } else {
+    constexpr int width = larger(Bits, signed_bits_for(Cfg::offset) + 1) + 1;
+    const ap_int<width> moved = (x + ap_int<width - 1>(offset)) >> shift;
+    if (moved < 0) return 0;
+    if (moved > ap_int<signed_bits_for(Cfg::entries)>(Cfg::entries - 1)) return Cfg::entries - 1;
+    return static_cast<int>(moved);
+  }
+}
+
 /// How the table of exponentials is addressed.
 template <class Cfg>
 struct attention_exp_index {
@@ -368,7 +397,8 @@ void attention_exponent(hls::stream<attention_scores<Cfg>>& scores,
                         hls::stream<ap_uint<attention_shape<Cfg>::rows * attention_shape<Cfg>::score_bits>>& tops,
                         hls::stream<attention_weights<Cfg>>& weights,
                         hls::stream<ap_uint<attention_shape<Cfg>::rows * attention_shape<Cfg>::sum_bits>>& sums,
-                        const rom<Cfg::exp_bits, Cfg::exp_signed> exp[Cfg::exp_entries]) {
+                        const rom<Cfg::exp_bits, Cfg::exp_signed> exp[Cfg::exp_entries],
+                        const attention_settings own) {
 #pragma HLS BIND_STORAGE variable=exp type=rom_np impl=lutram  // rows * n reads per cycle
   typedef attention_shape<Cfg> shape;
   ap_uint<shape::rows * shape::score_bits> top = 0;
@@ -394,7 +424,9 @@ groups:
         const ap_int<shape::score_bits + 1> distance =
             get_lane<typename shape::score_t>(top, r) - get_lane<typename shape::score_t>(x.score, at);
         typename shape::exp_t e = 0;
-        if (x.valid[at]) e = exp[table_index<attention_exp_index<Cfg>>(distance)];
+        if (x.valid[at]) {
+          e = exp[attention_index<attention_exp_index<Cfg>, Cfg::sets>(distance, own.exp_offset, own.exp_shift)];
+        }
         set_lane(y.exp, at, e);
         part += e;
       }
@@ -426,15 +458,16 @@ struct attention_far_index {
 
 /// Index of the reciprocal of a row's sum, and the shift that it asks for.
 template <class Cfg>
-normal attention_reciprocal(const ap_uint<attention_shape<Cfg>::sum_bits>& sum) {
+normal attention_reciprocal(const ap_uint<attention_shape<Cfg>::sum_bits>& sum, const attention_settings& own) {
 #pragma HLS INLINE  // adders and comparisons, or a shifter
   if constexpr (Cfg::recip_entries == 0) {
     return reciprocal_index<Cfg::index_bits>(sum);
   } else {
     const ap_int<attention_shape<Cfg>::sum_bits + 1> x = sum;
-    const int near = table_index<attention_near_index<Cfg>>(x);
+    const int near = attention_index<attention_near_index<Cfg>, Cfg::sets>(x, own.near_offset, own.near_shift);
     if (near < Cfg::recip_entries) return {near, 0};
-    return {Cfg::recip_entries + table_index<attention_far_index<Cfg>>(x), Cfg::far_prob_shift};
+    const int far = attention_index<attention_far_index<Cfg>, Cfg::sets>(x, own.far_offset, own.far_shift);
+    return {Cfg::recip_entries + far, Cfg::far_prob_shift};
   }
 }
 
@@ -447,7 +480,8 @@ void attention_value(
                                           [attention_shape<Cfg>::blocks * attention_shape<Cfg>::chunks]
                                           [attention_shape<Cfg>::lanes],
     hls::stream<int>& length, hls::stream<attention_tokens<Cfg, Cfg::out_bits>>& m_axis,
-    const rom<Cfg::recip_bits, Cfg::recip_signed> recip[attention_shape<Cfg>::recip_words]) {
+    const rom<Cfg::recip_bits, Cfg::recip_signed> recip[attention_shape<Cfg>::recip_words],
+    const attention_settings own) {
 #pragma HLS BIND_STORAGE variable=recip type=rom_np impl=lutram  // rows reads per cycle
   typedef attention_shape<Cfg> shape;
   typedef num<Cfg::recip_bits, Cfg::recip_signed> recip_t;
@@ -478,7 +512,7 @@ steps:
       reciprocals:
         for (int r = 0; r < shape::rows; r++) {
 #pragma HLS UNROLL  // rows side by side
-          const normal x = attention_reciprocal<Cfg>(get_lane<ap_uint<shape::sum_bits>>(sum, r));
+          const normal x = attention_reciprocal<Cfg>(get_lane<ap_uint<shape::sum_bits>>(sum, r), own);
           factor[r] = recip[x.index];
           places[r] = x.position + Cfg::prob_shift + up;
         }
@@ -535,33 +569,15 @@ steps:
   }
 }
 
-/// Per head and query, over the keys j of the frame; heads are consecutive channel slices:
-///
-///     s[j] = sum_d q[d] k[j, d]
-///     of every m consecutive keys the n largest survive, ties to the lower index
-///     e[j] = exp[clamp((max(s) - s[j] + exp_offset) >> exp_shift, 0, exp_entries - 1)]
-///     i, l = reciprocal_index(sum(e), recip_bits)
-///     p[j] = saturate(round_shift(e[j] * recip[i], l + prob_shift), prob_type)
-///     y[d] = saturate(round_shift(sum_j p[j] v[j, d], shift), out_type)
-///
-/// with `index_bits` for recip_bits; or, with `recip_entries`, by two segments of a table addressed linearly:
-///
-///     c = (sum(e) + near_offset) >> near_shift
-///     c < recip_entries:  i = max(c, 0), l = 0
-///     otherwise:  i = recip_entries + clamp((sum(e) + far_offset) >> far_shift, 0, recip_entries - 1),
-///                 l = far_prob_shift
-///
-/// Keys and values of a frame are kept in ping-pong buffers, queries wait in a FIFO
-/// while they fill. Then scores, exponentials and values are three processes a row apart from each other;
-/// II 1 per step, `ceil(tokens / m) * (head_dim / simd)` steps per `tp` queries and block of `heads_par` heads.
-/// \tparam Cfg an `attention_config`
+/// A frame with these tables and settings.
 template <class Cfg>
-void attention(hls::stream<beat<Cfg::simd * Cfg::q_bits>>& s_axis_q,
-               hls::stream<beat<Cfg::simd * Cfg::k_bits>>& s_axis_k,
-               hls::stream<beat<Cfg::simd * Cfg::v_bits>>& s_axis_v,
-               hls::stream<beat<Cfg::simd * Cfg::out_bits>>& m_axis,
-               const rom<Cfg::exp_bits, Cfg::exp_signed> exp[Cfg::exp_entries],
-               const rom<Cfg::recip_bits, Cfg::recip_signed> recip[attention_shape<Cfg>::recip_words]) {
+void attention_frame(hls::stream<beat<Cfg::simd * Cfg::q_bits>>& s_axis_q,
+                     hls::stream<beat<Cfg::simd * Cfg::k_bits>>& s_axis_k,
+                     hls::stream<beat<Cfg::simd * Cfg::v_bits>>& s_axis_v,
+                     hls::stream<beat<Cfg::simd * Cfg::out_bits>>& m_axis,
+                     const rom<Cfg::exp_bits, Cfg::exp_signed> exp[Cfg::exp_entries],
+                     const rom<Cfg::recip_bits, Cfg::recip_signed> recip[attention_shape<Cfg>::recip_words],
+                     const attention_settings own) {
 #pragma HLS DATAFLOW  // frames and rows overlap; the arrays become ping-pong buffers
   typedef attention_shape<Cfg> shape;
   constexpr int heads = Cfg::heads_par;
@@ -605,10 +621,62 @@ void attention(hls::stream<beat<Cfg::simd * Cfg::q_bits>>& s_axis_q,
   attention_load<Cfg, Cfg::v_bits, Cfg::v_signed>(wide_v, values, value_tokens);
   attention_collect<Cfg>(wide_q, queries);
   attention_score<Cfg>(queries, keys, key_tokens, scores, tops);
-  attention_exponent<Cfg>(scores, tops, weights, sums, exp);
-  attention_value<Cfg>(weights, sums, values, value_tokens, results, recip);
+  attention_exponent<Cfg>(scores, tops, weights, sums, exp, own);
+  attention_value<Cfg>(weights, sums, values, value_tokens, results, recip, own);
   attention_release<Cfg>(results, wide_y);
   attention_gather<heads, shape::chunks, Cfg::simd * Cfg::out_bits>(wide_y, m_axis);
+}
+
+/// Per head and query, over the keys j of the frame; heads are consecutive channel slices:
+///
+///     s[j] = sum_d q[d] k[j, d]
+///     of every m consecutive keys the n largest survive, ties to the lower index
+///     e[j] = exp[clamp((max(s) - s[j] + exp_offset) >> exp_shift, 0, exp_entries - 1)]
+///     i, l = reciprocal_index(sum(e), recip_bits)
+///     p[j] = saturate(round_shift(e[j] * recip[i], l + prob_shift), prob_type)
+///     y[d] = saturate(round_shift(sum_j p[j] v[j, d], shift), out_type)
+///
+/// with `index_bits` for recip_bits; or, with `recip_entries`, by two segments of a table addressed linearly:
+///
+///     c = (sum(e) + near_offset) >> near_shift
+///     c < recip_entries:  i = max(c, 0), l = 0
+///     otherwise:  i = recip_entries + clamp((sum(e) + far_offset) >> far_shift, 0, recip_entries - 1),
+///                 l = far_prob_shift
+///
+/// Keys and values of a frame are kept in ping-pong buffers, queries wait in a FIFO
+/// while they fill. Then scores, exponentials and values are three processes a row apart from each other;
+/// II 1 per step, `ceil(tokens / m) * (head_dim / simd)` steps per `tp` queries and block of `heads_par` heads.
+/// \tparam Cfg an `attention_config`
+template <class Cfg>
+void attention(hls::stream<beat<Cfg::simd * Cfg::q_bits>>& s_axis_q,
+               hls::stream<beat<Cfg::simd * Cfg::k_bits>>& s_axis_k,
+               hls::stream<beat<Cfg::simd * Cfg::v_bits>>& s_axis_v,
+               hls::stream<beat<Cfg::simd * Cfg::out_bits>>& m_axis,
+               const rom<Cfg::exp_bits, Cfg::exp_signed> exp[Cfg::exp_entries],
+               const rom<Cfg::recip_bits, Cfg::recip_signed> recip[attention_shape<Cfg>::recip_words]) {
+#pragma HLS INLINE  // the processes of a frame
+  attention_frame<Cfg>(s_axis_q, s_axis_k, s_axis_v, m_axis, exp, recip,
+                       {Cfg::exp_offset, Cfg::exp_shift, Cfg::near_offset, Cfg::near_shift, Cfg::far_offset,
+                        Cfg::far_shift});
+}
+
+/// The same with `Cfg::sets` sets of tables and settings; `s_axis_set` has a beat per frame, the number of its set.
+template <class Cfg>
+void attention(hls::stream<beat<Cfg::simd * Cfg::q_bits>>& s_axis_q,
+               hls::stream<beat<Cfg::simd * Cfg::k_bits>>& s_axis_k,
+               hls::stream<beat<Cfg::simd * Cfg::v_bits>>& s_axis_v,
+               hls::stream<beat<bits_for(Cfg::sets - 1)>>& s_axis_set,
+               hls::stream<beat<Cfg::simd * Cfg::out_bits>>& m_axis,
+               const rom<Cfg::exp_bits, Cfg::exp_signed> exp[Cfg::sets][Cfg::exp_entries],
+               const rom<Cfg::recip_bits, Cfg::recip_signed> recip[Cfg::sets][attention_shape<Cfg>::recip_words],
+               const rom<31, 0> exp_offset[Cfg::sets], const rom<5, 0> exp_shift[Cfg::sets],
+               const rom<32, 1> near_offset[Cfg::sets], const rom<5, 0> near_shift[Cfg::sets],
+               const rom<32, 1> far_offset[Cfg::sets], const rom<5, 0> far_shift[Cfg::sets]) {
+  const int set = static_cast<int>(s_axis_set.read().data);
+  attention_frame<Cfg>(s_axis_q, s_axis_k, s_axis_v, m_axis, exp[set], recip[set],
+                       {static_cast<int>(exp_offset[set]), static_cast<int>(exp_shift[set]),
+                        static_cast<int>(near_offset[set]), static_cast<int>(near_shift[set]),
+                        static_cast<int>(far_offset[set]), static_cast<int>(far_shift[set])});
 }
 
 }  // namespace sievit

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -87,7 +87,22 @@ class AttentionParams(CoreParams):
     ``tp`` query tokens and ``heads_par`` heads are computed side by side, against the same words of
     K and V: the core takes ``ceil(tokens / m) * (head_dim / simd)`` steps for them, of ``m * simd``
     score and ``n * simd`` value multiplications per token and head.
+
+    With ``sets`` > 1 layers share the core, each with tables, offsets and shifts of its own. The
+    fields of the offsets then hold those of the greatest magnitude, the fields of the shifts the
+    greatest ones, and the fields ``.._span`` how far below them the least ones are.
     """
+
+    SETTINGS: ClassVar[dict[str, IntType]] = {
+        "exp_offset": IntType(31, False),
+        "exp_shift": IntType(5, False),
+        "near_offset": IntType(32, True),
+        "near_shift": IntType(5, False),
+        "far_offset": IntType(32, True),
+        "far_shift": IntType(5, False),
+    }
+    #: settings that are shifts: multiplexers reach from the least to the greatest
+    SPANS: ClassVar[tuple[str, ...]] = ("exp", "near", "far")
 
     channels: int = 8
     heads: int = 2
@@ -125,6 +140,11 @@ class AttentionParams(CoreParams):
     far_shift: int = 0
     #: added to prob_shift in the far segment
     far_prob_shift: int = 0
+    #: greatest minus least exp_shift, near_shift, far_shift of the sets
+    exp_span: int = 0
+    near_span: int = 0
+    far_span: int = 0
+    sets: int = 1
 
     def __post_init__(self) -> None:
         self.require(self.channels % self.heads == 0, "heads must divide channels")
@@ -143,6 +163,55 @@ class AttentionParams(CoreParams):
         self.require(
             not self.mult_dsp or self.fits_dsp(DSP_PORTS), "these operands suit no DSP block"
         )
+        self.require(1 <= self.sets <= 64, "sets must be 1 to 64")
+        for name in self.SPANS:
+            span, shift = getattr(self, f"{name}_span"), getattr(self, f"{name}_shift")
+            if self.sets == 1:
+                self.require(span == 0, f"{name}_span must be 0 with one set")
+            else:
+                self.require(0 <= span <= shift, f"{name}_span must be 0 to {name}_shift")
+                self.require(shift < 32, f"{name}_shift must be < 32 with several sets")
+
+    @classmethod
+    def unify(
+        cls, layers: list[tuple[Self, dict[str, Tensor]]]
+    ) -> list[tuple[Self, dict[str, Tensor]]]:
+        """Equal ``prob_shift`` and ``far_prob_shift``: for k >= 0, ``round_shift(e * r, s)`` is
+        ``round_shift(e * (r << k), s + k)``."""
+        first = layers[0][0]
+        alike = ("recip_type", "prob_shift", "far_prob_shift")
+        if all(getattr(p, name) == getattr(first, name) for p, _ in layers for name in alike):
+            return layers
+        near = max(p.prob_shift for p, _ in layers)
+        far = max(p.prob_shift + p.far_prob_shift for p, _ in layers)
+        tables = []
+        for p, constants in layers:
+            up = torch.full_like(constants["recip"], near - p.prob_shift)
+            if p.recip_entries:
+                up[p.recip_entries :] = far - p.prob_shift - p.far_prob_shift
+            tables.append(constants["recip"] << up)
+        new = {
+            "prob_shift": near,
+            "far_prob_shift": far - near if first.recip_entries else 0,
+            "recip_type": IntType.fitting(0, max(int(t.max()) for t in tables)),
+        }
+        return [
+            (replace(p, **new), {**constants, "recip": table})
+            for (p, constants), table in zip(layers, tables, strict=True)
+        ]
+
+    @classmethod
+    def stack(cls, layers: list[tuple[Self, dict[str, Tensor]]]) -> tuple[Self, dict[str, Tensor]]:
+        p, constants = super().stack(layers)
+        if p.sets == 1:
+            return p, constants
+        shifts = {name: constants[f"{name}_shift"] for name in cls.SPANS}
+        spans = {f"{name}_span": int(s.max() - s.min()) for name, s in shifts.items()}
+        return replace(p, **spans), constants
+
+    def one(self, constants: Constants, index: int) -> tuple[Self, dict[str, Tensor]]:
+        fixed = replace(self, **{f"{name}_span": 0 for name in self.SPANS})
+        return super(AttentionParams, fixed).one(constants, index)
 
     @property
     def head_dim(self) -> int:
@@ -165,9 +234,11 @@ class AttentionParams(CoreParams):
         return IntType.fitting(min(-1, low), high)
 
     def inputs(self) -> tuple[Port, ...]:
-        return tuple(
-            Port(f"s_axis_{name}", self.channels, self.simd, t)
-            for name, t in (("q", self.q_type), ("k", self.k_type), ("v", self.v_type))
+        return (
+            Port("s_axis_q", self.channels, self.simd, self.q_type),
+            Port("s_axis_k", self.channels, self.simd, self.k_type),
+            Port("s_axis_v", self.channels, self.simd, self.v_type),
+            *self.set_ports(),
         )
 
     def output(self) -> Port:
@@ -751,6 +822,26 @@ def segment_table(p: AttentionParams) -> Tensor:
             unit = unit or most * x
             table.append(min(most, (2 * (unit << up) + x) // (2 * x)))
     return torch.tensor(table)
+
+
+def settings(rng: torch.Generator, p: AttentionParams) -> dict[str, Tensor]:
+    """Random settings of every set within what the fields of ``p`` allow; the first set has the
+    greatest ones, the second the least shifts."""
+
+    def draw(low: int, high: int) -> Tensor:
+        return torch.randint(low, high + 1, (p.sets,), generator=rng)
+
+    out = {"exp_offset": draw(0, p.exp_offset)}
+    for name in ("near_offset", "far_offset"):  # not far from the one that suits these sums
+        ends = getattr(p, name), getattr(p, name) * 3 // 4
+        out[name] = draw(min(ends), max(ends))
+    for name in p.SPANS:
+        shift, span = getattr(p, f"{name}_shift"), getattr(p, f"{name}_span")
+        out[f"{name}_shift"] = draw(shift - span, shift)
+        out[f"{name}_shift"][:2] = torch.tensor([shift, shift - span])
+        out[f"{name}_offset"][0] = getattr(p, f"{name}_offset")
+    out["exp_offset"] = torch.minimum(out["exp_offset"], (1 << out["exp_shift"]) - 1)
+    return {name: out[name] for name in p.SETTINGS}
 
 
 def stimuli(

@@ -39,6 +39,10 @@
 /// A frame takes ceil(tokens / Tp) * max(Heads / HeadsPar * G * D, Tp * Channels / Simd) cycles (an
 /// incomplete last Tp counts the tokens that it has) and, in steady state, not one more. A frame starts
 /// when all its keys have come, so one behind a shorter frame waits for them.
+///
+/// With Sets > 1 layers share the core: s_axis_set has a beat per frame, the number of the set of tables,
+/// offsets and shifts that it uses. The scores of a frame wait for it; its number goes with every block to
+/// the stages that look something up.
 module attention #(
     // Longest frame.
     parameter int unsigned MaxTokens = 1,
@@ -88,10 +92,18 @@ module attention #(
     parameter int unsigned FarShift = 0,
     // Added to ProbShift in the far segment.
     parameter int unsigned FarProbShift = 0,
-    // ExpEntries words.
+    // With several sets: greatest minus least ExpShift, NearShift, FarShift. Those three are then the
+    // greatest, ExpOffset, NearOffset and FarOffset those of the greatest magnitude.
+    parameter int unsigned ExpSpan = 0,
+    parameter int unsigned NearSpan = 0,
+    parameter int unsigned FarSpan = 0,
+    parameter int unsigned Sets = 1,
+    // ExpEntries words per set, each at a multiple of a power of 2.
     parameter ExpFile = "",
-    // 2^IndexBits or 2 * RecipEntries words.
-    parameter RecipFile = ""
+    // 2^IndexBits or 2 * RecipEntries words per set, likewise.
+    parameter RecipFile = "",
+    // A settings_t per set.
+    parameter SettingsFile = ""
 ) (
     input  logic clk_i,
     input  logic rst_ni,
@@ -113,6 +125,12 @@ module attention #(
     output logic s_axis_v_tready,
     input  logic s_axis_v_tlast,
     input  logic s_axis_v_tuser,
+
+    input  logic [(Sets > 1 ? $clog2(Sets) : 1)-1:0] s_axis_set_tdata,
+    input  logic s_axis_set_tvalid,
+    output logic s_axis_set_tready,
+    input  logic s_axis_set_tlast,
+    input  logic s_axis_set_tuser,
 
     output logic [Simd*OutBits-1:0] m_axis_tdata,
     output logic m_axis_tvalid,
@@ -172,13 +190,18 @@ module attention #(
   localparam int unsigned PartBits = ProductBits + $clog2(Simd);
   localparam int unsigned ScoreBits = ProductBits + $clog2(HeadDim);
   localparam int unsigned DiffBits = larger(ScoreBits, ExpShift) + 1;
+  localparam int unsigned OffsetBits = bits_for(ExpOffset + 1);
   localparam int unsigned EntryBits = bits_for(ExpEntries);
+  localparam int unsigned ExpWords = ((Sets - 1) << $clog2(ExpEntries)) + ExpEntries;
+  localparam int unsigned ExpAddrBits = bits_for(ExpWords);
   localparam int unsigned ExpPartBits = ExpBits + $clog2(Par);
   localparam int unsigned SumBits = ExpBits + $clog2(MaxGroups * N);
   // The largest l, and what tells l: the position of the leading one, or whether the segment is the far one.
   localparam int unsigned PosMax = RecipEntries > 0 ? FarProbShift : SumBits - 1;
   localparam int unsigned PosBits = RecipEntries > 0 ? 1 : bits_for(SumBits);
-  localparam int unsigned RecipWords = RecipEntries > 0 ? 2 * RecipEntries : 1 << IndexBits;
+  localparam int unsigned RecipSize = RecipEntries > 0 ? 2 * RecipEntries : 1 << IndexBits;
+  localparam int unsigned RecipWords = ((Sets - 1) << $clog2(RecipSize)) + RecipSize;
+  localparam int unsigned RecipAddrBits = bits_for(RecipWords);
   localparam int unsigned RecipIndexBits = RecipEntries > 0 ? $clog2(2 * RecipEntries) : IndexBits;
   // The sum moved by an offset, and numbers of entries: signed.
   localparam int unsigned EndBits = signed_bits(int'(RecipEntries));
@@ -189,6 +212,14 @@ module attention #(
   localparam int unsigned PvBits = ProbBits + VBits + (VSigned ? 0 : 1);
   localparam int unsigned PvPartBits = PvBits + $clog2(N);
   localparam int unsigned AccBits = PvBits + $clog2(MaxGroups * N);
+  localparam int unsigned SetBits = bits_for(Sets);
+  // The least shifts, and what a set may add to them.
+  localparam int unsigned ExpLeast = ExpShift - ExpSpan;
+  localparam int unsigned NearLeast = NearShift - NearSpan;
+  localparam int unsigned FarLeast = FarShift - FarSpan;
+  localparam int unsigned ExpMoreBits = bits_for(ExpSpan + 1);
+  localparam int unsigned NearMoreBits = bits_for(NearSpan + 1);
+  localparam int unsigned FarMoreBits = bits_for(FarSpan + 1);
   localparam bit OutExact = OutSigned && Shift <= 0 && int'(AccBits) - Shift <= int'(OutBits);
 
   // Pipelines: cycles from a step's issue to the register that holds ...
@@ -222,6 +253,10 @@ module attention #(
   if (Tp == 0 || KvRam > 2) begin : gen_bad_folding
     $error("attention: needs Tp >= 1, KvRam <= 2");
   end
+  if (Sets == 0 || Sets > 64 || ExpSpan > ExpShift || NearSpan > NearShift || FarSpan > FarShift
+      || (Sets > 1 && larger(ExpShift, larger(NearShift, FarShift)) > 31)) begin : gen_bad_sets
+    $error("attention: needs 1 <= Sets <= 64, no span larger than its shift, settings that fit");
+  end
   if (ExpSigned || RecipSigned || ProbSigned) begin : gen_bad_sign
     $error("attention: exp, recip and prob must be unsigned");
   end
@@ -229,7 +264,7 @@ module attention #(
     $error("attention: an intermediate value needs more than 62 bits");
   end
 
-  logic [ExpBits-1:0] exp_rom [ExpEntries];
+  logic [ExpBits-1:0] exp_rom [ExpWords];
   logic [RecipBits-1:0] recip_rom [RecipWords];
   initial begin
     if (ExpFile != "") $readmemh(`MEMORY_FILE(ExpFile), exp_rom);
@@ -238,7 +273,7 @@ module attention #(
 
   // The frames of k and v are those of q.
   logic unused;
-  assign unused = ^{s_axis_k_tuser, s_axis_v_tuser};
+  assign unused = ^{s_axis_k_tuser, s_axis_v_tuser, s_axis_set_tlast, s_axis_set_tuser};
 
   // Rounding and saturation in two steps: first the quotient rounded down, whether to round it up, and
   // whether it is at or beyond the end of the range, where rounding up changes nothing any more.
@@ -440,6 +475,8 @@ module attention #(
   assign p_block = block_mem[p_at_q[BlockPtrBits-1:0]];
   assign y_block = block_mem[y_at_q[BlockPtrBits-1:0]];
 
+  logic set_valid;  // the set of the frame that the score stage works on is known
+
   // ---- Score stage: control ------------------------------------------------------------------
   typedef struct packed {
     logic group_first;  // first, last chunk of the group
@@ -465,7 +502,7 @@ module attention #(
   assign s_block_end = s_group_end && s_group_q == k_last;
   assign s_heads_end = s_head_group_q == HeadGroupBits'(HeadGroups - 1);
   assign s_issue = q_full_q[q_rd_q] && k_valid && (!s_group_first || survivor_credit_q != '0)
-                   && (!s_block_first || block_credit_q != '0);
+                   && (!s_block_first || block_credit_q != '0) && set_valid;
   assign q_free = s_issue && s_block_end && (QGroups == 1 || s_heads_end);
   assign k_take = s_issue && s_block_end && s_heads_end && q_last_q[q_rd_q];
 
@@ -574,6 +611,98 @@ module attention #(
         if (x_block_end) x_at_q <= x_at_q + 1'b1;
       end
     end
+  end
+
+  // ---- Sets ----------------------------------------------------------------------------------
+  // What the exp stage needs, each in the cycle of its pipeline that uses it.
+  logic [OffsetBits-1:0] exp_offset;
+  logic [ExpMoreBits-1:0] exp_more;
+  logic [SetBits-1:0] exp_set, recip_set;
+  /* verilator lint_off UNUSEDSIGNAL */
+  logic signed [31:0] near_offset, far_offset;  // of the segments, if there are some
+  logic [NearMoreBits-1:0] near_more;
+  logic [FarMoreBits-1:0] far_more;
+  /* verilator lint_on UNUSEDSIGNAL */
+
+  if (Sets > 1) begin : gen_sets
+    typedef struct packed {
+      logic [4:0] far_shift;
+      logic signed [31:0] far_offset;
+      logic [4:0] near_shift;
+      logic signed [31:0] near_offset;
+      logic [4:0] exp_shift;
+      logic [30:0] exp_offset;
+    } settings_t;
+
+    logic [$bits(settings_t)-1:0] settings_rom [Sets];
+    /* verilator lint_off UNUSEDSIGNAL */
+    settings_t s_settings, x_settings, sum_settings;  // no stage needs all of it
+    /* verilator lint_on UNUSEDSIGNAL */
+    logic full_q;
+    logic [SetBits-1:0] set_q;  // of the frame that the score stage works on
+    logic [RecipAt-1:1][SetBits-1:0] x_set_q;
+    // the offset is looked up beforehand: it has no cycle to wait for
+    (* ram_style = "distributed" *)
+    logic [OffsetBits+SetBits-1:0] set_mem [1 << BlockPtrBits];
+    logic [SetBits-1:0] x_set;
+    logic [ExpMoreBits-1:0] exp_more_q;
+    logic [NearMoreBits-1:0] near_more_q;
+    logic [FarMoreBits-1:0] far_more_q;
+    logic signed [31:0] near_offset_q, far_offset_q;
+
+    initial if (SettingsFile != "") $readmemh(`MEMORY_FILE(SettingsFile), settings_rom);
+
+    assign set_valid = full_q;
+    assign s_axis_set_tready = !full_q || k_take;
+    assign s_settings = settings_t'(settings_rom[set_q]);
+    assign x_settings = settings_t'(settings_rom[x_set_q[1]]);
+    assign sum_settings = settings_t'(settings_rom[x_set_q[SumAt-1]]);
+    assign {exp_offset, x_set} = set_mem[x_at_q[BlockPtrBits-1:0]];
+    assign exp_more = exp_more_q;
+    assign exp_set = x_set_q[ExpAt-1];
+    assign near_offset = near_offset_q;
+    assign near_more = near_more_q;
+    assign far_offset = far_offset_q;
+    assign far_more = far_more_q;
+    assign recip_set = x_set_q[RecipAt-1];
+
+    always_ff @(posedge clk_i) begin
+      if (!rst_ni) full_q <= 1'b0;
+      else if (s_axis_set_tready) full_q <= s_axis_set_tvalid;
+    end
+
+    always_ff @(posedge clk_i) begin
+      if (s_axis_set_tready) set_q <= s_axis_set_tdata;
+      if (s_issue && s_block_first) begin
+        set_mem[begun_q[BlockPtrBits-1:0]] <= {OffsetBits'(s_settings.exp_offset), set_q};
+      end
+      x_set_q <= {x_set_q[RecipAt-2:1], x_set};
+      exp_more_q <= ExpMoreBits'(x_settings.exp_shift - 5'(ExpLeast));
+      near_offset_q <= sum_settings.near_offset;
+      near_more_q <= NearMoreBits'(sum_settings.near_shift - 5'(NearLeast));
+      far_offset_q <= sum_settings.far_offset;
+      far_more_q <= FarMoreBits'(sum_settings.far_shift - 5'(FarLeast));
+    end
+
+`ifndef SYNTHESIS
+    always_ff @(posedge clk_i) begin
+      if (rst_ni && full_q) assert (32'(set_q) < Sets) else $error("no such set");
+    end
+`endif
+  end else begin : gen_one_set
+    logic unused_set;
+
+    assign set_valid = 1'b1;
+    assign s_axis_set_tready = 1'b1;
+    assign exp_offset = OffsetBits'(ExpOffset);
+    assign exp_more = ExpMoreBits'(ExpSpan);
+    assign exp_set = '0;
+    assign near_offset = NearOffset;
+    assign near_more = NearMoreBits'(NearSpan);
+    assign far_offset = FarOffset;
+    assign far_more = FarMoreBits'(FarSpan);
+    assign recip_set = '0;
+    assign unused_set = ^{s_axis_set_tdata, s_axis_set_tvalid};
   end
 
   // ---- Prob stage: control -------------------------------------------------------------------
@@ -999,7 +1128,7 @@ module attention #(
 
     always_ff @(posedge clk_i) begin
       x1_word_q <= survivor_mem[survivor_rd_q];
-      x1_top_q <= DiffBits'(signed'(top_mem[x_at_q[BlockPtrBits-1:0]])) + DiffBits'(ExpOffset);
+      x1_top_q <= DiffBits'(signed'(top_mem[x_at_q[BlockPtrBits-1:0]])) + DiffBits'(exp_offset);
       x3_slot_q <= x2_slot_q;
       x4_slot_q <= x3_slot_q;
     end
@@ -1008,7 +1137,7 @@ module attention #(
     for (genvar k = 0; k < Par; k++) begin : gen_exp
       logic [DiffBits-1:0] entry;
 
-      assign entry = x2_diff_q[k] >> ExpShift;
+      assign entry = x2_diff_q[k] >> ExpLeast >> exp_more;
 
       always_ff @(posedge clk_i) begin
         x2_diff_q[k] <= x1_top_q - DiffBits'(signed'(
@@ -1018,7 +1147,8 @@ module attention #(
         x3_entry_q[k] <= (64'(entry) > 64'(ExpEntries - 1)) ? EntryBits'(ExpEntries - 1)
                                                             : EntryBits'(entry);
         x4_exp_q[k] <= (32'(x_flags_q[3].sub) * Par + k < 32'(x_flags_q[3].count))
-                       ? exp_rom[x3_entry_q[k]] : '0;
+                       ? exp_rom[ExpAddrBits'(32'(exp_set) << $clog2(ExpEntries)
+                                             | 32'(x3_entry_q[k]))] : '0;
       end
     end
 
@@ -1037,7 +1167,8 @@ module attention #(
         sum_q <= SumBits'(exp_part) + (x_flags_q[SumAt-1].first ? '0 : sum_q);
       end
       pos3_q <= pos2_q;
-      recip3_q <= recip_rom[index2_q];
+      recip3_q <= recip_rom[RecipAddrBits'(32'(recip_set) << $clog2(RecipSize)
+                                           | 32'(index2_q))];
     end
 
     if (RecipEntries == 0) begin : gen_leading_one
@@ -1063,12 +1194,12 @@ module attention #(
       assign beyond = near1_q >= signed'(NearBits'(RecipEntries));
 
       always_ff @(posedge clk_i) begin
-        near1_q <= signed'(NearBits'(sum_q) + NearBits'(NearOffset)) >>> NearShift;
-        far1_q <= signed'(FarBits'(sum_q) + FarBits'(FarOffset)) >>> FarShift;
+        near1_q <= signed'(NearBits'(sum_q) + NearBits'(near_offset)) >>> NearLeast >>> near_more;
+        far1_q <= signed'(FarBits'(sum_q) + FarBits'(far_offset)) >>> FarLeast >>> far_more;
         pos2_q <= beyond;
         if (!beyond) index2_q <= near1_q < 0 ? '0 : RecipIndexBits'(near1_q);
         else if (far1_q < 0) index2_q <= RecipIndexBits'(RecipEntries);
-        else if (far1_q >= signed'(FarBits'(RecipEntries))) index2_q <= RecipIndexBits'(RecipWords - 1);
+        else if (far1_q >= signed'(FarBits'(RecipEntries))) index2_q <= RecipIndexBits'(RecipSize - 1);
         else index2_q <= RecipIndexBits'(RecipEntries) + RecipIndexBits'(far1_q);
       end
     end

@@ -73,6 +73,38 @@ SETS = [
         exp_offset=2, exp_entries=40, prob_shift=2, prob_type=IntType(5, False),
         out_type=IntType(6, False), shift=4, max_tokens=15,
     ),
+    # three layers, 2:4, tables by the leading one, two tokens side by side
+    AttentionParams(
+        channels=8, heads=2, simd=2, tp=2, exp_offset=7, exp_shift=5, exp_span=3, exp_entries=20,
+        q_type=IntType(4, True), k_type=IntType(5, True), v_type=IntType(4, True), prob_shift=5,
+        out_type=IntType(6, True), shift=4, index_bits=5, max_tokens=9, sets=3,
+    ),
+    # twelve layers, dense, segments, DSP products
+    AttentionParams(
+        channels=16, heads=2, simd=4, n=4, m=4, tp=2, mult_dsp=1, q_type=IntType(3, True),
+        k_type=IntType(3, True), v_type=IntType(3, True), exp_shift=4, exp_offset=15, exp_span=2,
+        exp_entries=32, exp_type=IntType(12, False), recip_type=IntType(11, False), prob_shift=17,
+        prob_type=IntType(3, False), out_type=IntType(7, True), shift=0, half_up=1, max_tokens=14,
+        recip_entries=16, near_offset=-2600, near_shift=9, near_span=1, far_offset=-12000,
+        far_shift=11, far_span=2, far_prob_shift=2, sets=12,
+    ),
+    # two layers, 1:4, segments of five, all heads side by side
+    AttentionParams(
+        channels=12, heads=3, simd=2, heads_par=3, n=1, q_type=IntType(4, True),
+        k_type=IntType(4, True), v_type=IntType(5, True), exp_shift=3, exp_offset=3, exp_span=3,
+        exp_entries=23, exp_type=IntType(6, False), recip_type=IntType(7, False), prob_shift=8,
+        prob_type=IntType(4, False), out_type=IntType(7, True), shift=2, max_tokens=18,
+        recip_entries=5, near_offset=-70, near_shift=4, near_span=3, far_offset=-120, far_shift=5,
+        far_span=1, far_prob_shift=1, sets=2,
+    ),
+    # five layers, 2:5, DSP products, by the leading one
+    AttentionParams(
+        channels=12, heads=2, simd=3, n=2, m=5, tp=2, mult_dsp=1, q_type=IntType(4, True),
+        k_type=IntType(4, True), v_type=IntType(4, True), exp_shift=4, exp_offset=12, exp_span=1,
+        exp_entries=30, exp_type=IntType(8, False), index_bits=4, recip_type=IntType(9, False),
+        prob_shift=3, prob_type=IntType(5, False), out_type=IntType(6, True), shift=5,
+        max_tokens=11, sets=5,
+    ),
 ]  # fmt: skip
 
 
