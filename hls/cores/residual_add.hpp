@@ -24,6 +24,7 @@ struct residual_add_config {
   static constexpr int a_mult = 1;
   static constexpr int a_mult_shift = 0;
   static constexpr int mult_dsp = 0;
+  static constexpr int sets = 1;
 };
 
 /// `a' = round_shift(a * a_mult, a_mult_shift); y = saturate(round_shift((a' << a_shift) + (b << b_shift), shift))` for
@@ -34,7 +35,7 @@ struct residual_add_config {
 template <class Cfg>
 void residual_add(hls::stream<beat<Cfg::simd * Cfg::a_bits>>& s_axis_a,
                   hls::stream<beat<Cfg::simd * Cfg::b_bits>>& s_axis_b,
-                  hls::stream<beat<Cfg::simd * Cfg::out_bits>>& m_axis) {
+                  hls::stream<beat<Cfg::simd * Cfg::out_bits>>& m_axis, int a_mult = Cfg::a_mult) {
   typedef num<Cfg::a_bits, Cfg::a_signed> a_t;
   typedef num<Cfg::b_bits, Cfg::b_signed> b_t;
   constexpr int scaled_bits = Cfg::a_mult == 1 ? Cfg::a_bits + 1 : Cfg::a_bits + signed_bits_for(Cfg::a_mult);
@@ -52,7 +53,7 @@ beats:
 #pragma HLS UNROLL  // lanes side by side
       ap_int<scaled_bits> scaled = get_lane<a_t>(a.data, i);
       if constexpr (Cfg::a_mult != 1)
-        scaled = multiply<Cfg::mult_dsp>(get_lane<a_t>(a.data, i), ap_int<signed_bits_for(Cfg::a_mult)>(Cfg::a_mult));
+        scaled = multiply<Cfg::mult_dsp>(get_lane<a_t>(a.data, i), ap_int<signed_bits_for(Cfg::a_mult)>(a_mult));
       const ap_int<width> wide_a = round_shift<Cfg::a_mult_shift, Cfg::half_up>(scaled);
       const ap_int<width> wide_b = get_lane<b_t>(b.data, i);
       const ap_int<width> sum = (wide_a << Cfg::a_shift) + (wide_b << Cfg::b_shift);
@@ -61,6 +62,16 @@ beats:
     m_axis.write(y);
     last = a.last;
   }
+}
+
+/// The same with the factor of the set that `s_axis_set` names.
+template <class Cfg>
+void residual_add(hls::stream<beat<Cfg::simd * Cfg::a_bits>>& s_axis_a,
+                  hls::stream<beat<Cfg::simd * Cfg::b_bits>>& s_axis_b,
+                  hls::stream<beat<bits_for(Cfg::sets - 1)>>& s_axis_set,
+                  hls::stream<beat<Cfg::simd * Cfg::out_bits>>& m_axis, const rom<31, 0> a_mult[Cfg::sets]) {
+  const int set = static_cast<int>(s_axis_set.read().data);
+  residual_add<Cfg>(s_axis_a, s_axis_b, m_axis, static_cast<int>(a_mult[set]));
 }
 
 }  // namespace sievit

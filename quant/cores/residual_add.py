@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -32,7 +33,11 @@ class ResidualAddParams(CoreParams):
         y  = saturate(round_shift((a' << a_shift) + (b << b_shift), shift))
 
     ``a`` is the skip connection: its ``tuser`` goes on.
+
+    Every set has an ``a_mult`` of its own; that of the parameters is the greatest then.
     """
+
+    SETTINGS: ClassVar[dict[str, IntType]] = {"a_mult": IntType(31, False)}
 
     channels: int = 4
     simd: int = 2
@@ -47,6 +52,8 @@ class ResidualAddParams(CoreParams):
     a_mult_shift: int = 0
     #: a' in 0: LUTs, 1: DSP blocks
     mult_dsp: int = 0
+    #: layers that share the core
+    sets: int = 1
 
     def __post_init__(self) -> None:
         self.require(self.channels % self.simd == 0, "simd must divide channels")
@@ -54,6 +61,7 @@ class ResidualAddParams(CoreParams):
         bits = max(self.a_type.bits + self.multiplier().b, self.a_mult_shift)
         self.require(not self.scaled or bits <= 61, "a * a_mult must have at most 61 bits")
         self.require(self.a_mult_shift >= 0, "a_mult_shift must not be negative")
+        self.require(1 <= self.sets <= 64, "a core has 1 to 64 sets")
 
     @property
     def scaled(self) -> bool:
@@ -67,24 +75,40 @@ class ResidualAddParams(CoreParams):
         return IntType.fitting(low, high)
 
     def multiplier(self) -> BoothMult:
-        """Factors of a'. Open synthesis makes a shift of a power of two."""
-        dsp = self.mult_dsp and self.a_mult.bit_count() > 1
+        """Factors of a'. Open synthesis makes a shift of a constant power of two."""
+        dsp = self.mult_dsp and (self.sets > 1 or self.a_mult.bit_count() > 1)
         x = self.a_type.bits + (not self.a_type.signed)
-        return BoothMult(x, self.a_mult.bit_length() + 1, dsp)
+        half = self.a_mult_shift + 1 if self.half_up and self.a_mult_shift else 0
+        return BoothMult(x, self.a_mult.bit_length() + 1, dsp, c=half)
 
     @property
     def delay(self) -> int:
         """Cycles of a'."""
-        return self.scaled + self.multiplier().in_dsp
+        mult = self.multiplier()
+        if self.sets > 1 and self.scaled and not mult.in_dsp:
+            return 1 + mult.latency
+        return self.scaled + mult.in_dsp
 
     def inputs(self) -> tuple[Port, ...]:
         return (
             Port("s_axis_a", self.channels, self.simd, self.a_type),
             Port("s_axis_b", self.channels, self.simd, self.b_type),
+            *self.set_ports(),
         )
 
     def output(self) -> Port:
         return Port("m_axis", self.channels, self.simd, self.out_type)
+
+    @classmethod
+    def unify(
+        cls, layers: list[tuple[Self, dict[str, Tensor]]]
+    ) -> list[tuple[Self, dict[str, Tensor]]]:
+        """The same ``a_mult_shift``: ``a * m / 2^s`` is ``a * (m << k) / 2^(s + k)``."""
+        shift = max(p.a_mult_shift for p, _ in layers)
+        return [
+            (replace(p, a_mult=p.a_mult << shift - p.a_mult_shift, a_mult_shift=shift), c)
+            for p, c in layers
+        ]
 
     def cycles(self, tokens: int) -> int:
         return tokens * (self.channels // self.simd)
@@ -146,6 +170,13 @@ def stimuli(
     shared = min(a.data.shape[1], b.data.shape[1])
     other[:, :shared] = b.data[:, :shared]
     return {}, [a, Stream(other, a.length, torch.zeros_like(a.package)).with_data(other)]
+
+
+def settings(rng: torch.Generator, p: ResidualAddParams) -> dict[str, Tensor]:
+    """Factors up to that of ``p``, which the first set has."""
+    a_mult = torch.randint(1, p.a_mult + 1, (p.sets,), generator=rng)
+    a_mult[0] = p.a_mult
+    return {"a_mult": a_mult}
 
 
 def bins(p: ResidualAddParams, constants: Constants, a: Stream, b: Stream) -> dict[str, int]:

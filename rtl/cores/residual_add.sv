@@ -6,6 +6,10 @@
 ///
 /// In LUTs the product is a chain of rows, one per five bits of a: a multiple of the constant is a
 /// table, in one LUT6 per bit with the adder.
+///
+/// With Sets > 1 each frame has the factor of the set that its beat of s_axis_set names; AMult is the
+/// greatest of them. The beat goes with the last ones of the frame. The factor is no constant then: in
+/// LUTs the product is a booth_mult, and the latency 4 and that of it.
 module residual_add #(
     parameter int unsigned MaxTokens = 1,   // tokens of a frame, any number works
     parameter int unsigned Channels = 4,
@@ -22,7 +26,9 @@ module residual_add #(
     parameter bit HalfUp = 0,               // ties upwards instead of to even
     parameter int unsigned AMult = 1,       // positive, at most 31 bits
     parameter int unsigned AMultShift = 0,
-    parameter bit MultDsp = 0               // a' in DSP blocks if the factors fit one
+    parameter bit MultDsp = 0,              // a' in DSP blocks if the factors fit one
+    parameter int unsigned Sets = 1,        // 1 to 64
+    parameter SettingsFile = ""             // the factor of every set, 31 bits
 ) (
     input  logic                    clk_i,
     input  logic                    rst_ni,
@@ -36,6 +42,11 @@ module residual_add #(
     output logic                    s_axis_b_tready,
     input  logic                    s_axis_b_tlast,
     input  logic                    s_axis_b_tuser,
+    input  logic [(Sets > 1 ? $clog2(Sets) : 1)-1:0] s_axis_set_tdata,
+    input  logic                    s_axis_set_tvalid,
+    output logic                    s_axis_set_tready,
+    input  logic                    s_axis_set_tlast,
+    input  logic                    s_axis_set_tuser,
     output logic [Simd*OutBits-1:0] m_axis_tdata,
     output logic                    m_axis_tvalid,
     input  logic                    m_axis_tready,
@@ -68,13 +79,18 @@ module residual_add #(
 
   localparam int unsigned XBits = ABits + (ASigned ? 0 : 1);
   localparam int unsigned MultBits = $clog2(AMult + 1) + 1;
-  localparam logic signed [MultBits-1:0] Mult = MultBits'(AMult);
   localparam int unsigned Most = XBits > MultBits ? XBits : MultBits;
   localparam int unsigned Least = XBits > MultBits ? MultBits : XBits;
-  // as in booth_mult; open synthesis makes a shift of a power of two
+  // as in booth_mult; open synthesis makes a shift of a constant power of two
   localparam bit InDsp = MultDsp && Scaled && Most <= 27 && Least <= 18 && XBits + MultBits >= 9 &&
-      (AMult & (AMult - 1)) != 0;
-  localparam int unsigned Delay = !Scaled ? 0 : InDsp ? 2 : 1;  // cycles of a'
+      (Sets > 1 || (AMult & (AMult - 1)) != 0);
+  // of a booth_mult
+  localparam int unsigned RowsX = (XBits + 1) / 2;
+  localparam int unsigned RowsMult = (MultBits + 1) / 2;
+  localparam int unsigned Rows =
+      RowsX * (MultBits + 2) < RowsMult * (XBits + 2) ? RowsX : RowsMult;
+  // cycles of a'
+  localparam int unsigned Delay = !Scaled ? 0 : InDsp ? 2 : Sets > 1 ? 1 + (Rows + 3) / 4 : 1;
   localparam int unsigned Stages = Delay + 2;
 
   localparam int unsigned AWide = SkipBits - (ASigned ? 0 : 1) + AShift;
@@ -83,7 +99,8 @@ module residual_add #(
 
   logic [Simd*ABits-1:0] a;
   logic [Simd*BBits-1:0] b;
-  logic en, valid, last, user;
+  logic en, joined, take, valid, last, user;
+  logic signed [MultBits-1:0] mult;  // a cycle behind a, with the sets
   logic [Stages-1:0] valid_q, last_q, user_q;  // beside a', its sum, the output
   logic signed [SkipBits-1:0] skip[Simd];
   logic [Simd*BBits-1:0] b_q[Delay+1];
@@ -92,7 +109,8 @@ module residual_add #(
   logic unused;
 
   // b repeats what a says about the frame
-  assign unused = ^{s_axis_b_tlast, s_axis_b_tuser, MaxTokens, Channels};
+  assign unused = ^{s_axis_b_tlast, s_axis_b_tuser, MaxTokens, Channels,
+                    s_axis_set_tlast, s_axis_set_tuser};
 
   axis_join #(
       .ABits(Simd * ABits),
@@ -107,11 +125,35 @@ module residual_add #(
       .s_axis_b_tvalid,
       .s_axis_b_tready,
       .m_axis_tdata ({b, a}),
-      .m_axis_tvalid(valid),
-      .m_axis_tready(en),
+      .m_axis_tvalid(joined),
+      .m_axis_tready(take),
       .m_axis_tlast (last),
       .m_axis_tuser (user)
   );
+
+  if (Sets > 1) begin : gen_sets
+    logic [30:0] settings_rom[Sets];
+    logic [30:0] mult_q;
+    logic unused_bits;
+
+    initial if (SettingsFile != "") $readmemh(SettingsFile, settings_rom);
+
+    always_ff @(posedge clk_i) if (en) mult_q <= settings_rom[s_axis_set_tdata];
+
+    assign mult = MultBits'({1'b0, mult_q});
+    assign unused_bits = ^{mult_q, mult};
+    assign take = en && s_axis_set_tvalid;
+    assign valid = joined && s_axis_set_tvalid;
+    assign s_axis_set_tready = en && joined && last;
+  end else begin : gen_one
+    logic unused_set;
+
+    assign mult = MultBits'(AMult);
+    assign unused_set = ^{s_axis_set_tdata, s_axis_set_tvalid, mult};
+    assign take = en;
+    assign valid = joined;
+    assign s_axis_set_tready = 1'b1;
+  end
 
   assign b_q[0] = b;
   for (genvar s = 1; s <= Delay; s++) begin : gen_wait
@@ -150,16 +192,34 @@ module residual_add #(
         always_ff @(posedge clk_i) begin
           if (en) begin
             x_q <= x;
-            product_q <= ProductBits'(x_q) * ProductBits'(Mult) + ProductBits'(Half);
+            product_q <= ProductBits'(x_q) * ProductBits'(mult) + ProductBits'(Half);
           end
         end
         assign product = product_q;
+      end else if (Sets > 1) begin : gen_booth
+        logic signed [XBits-1:0] x_q;
+
+        always_ff @(posedge clk_i) if (en) x_q <= x;
+
+        booth_mult #(
+            .ABits(XBits),
+            .BBits(MultBits),
+            .CBits(HalfUp ? AMultShift + 1 : 1),
+            .PBits(ProductBits)
+        ) u_mult (
+            .clk_i,
+            .en_i(en),
+            .a_i (x_q),
+            .b_i (mult),
+            .c_i ((HalfUp ? AMultShift + 1 : 1)'(Half)),
+            .p_o (product)
+        );
       end else begin : gen_rows
-        localparam int unsigned Rows = XBits <= 6 ? 1 : (XBits + 3) / 5;
+        localparam int unsigned Chain = XBits <= 6 ? 1 : (XBits + 3) / 5;
         logic [ProductBits-1:0] rows, product_q;
 
-        for (genvar r = 0; r < Rows; r++) begin : gen_row
-          localparam bit Top = r == Rows - 1;
+        for (genvar r = 0; r < Chain; r++) begin : gen_row
+          localparam bit Top = r == Chain - 1;
           localparam int unsigned Start = r == 0 ? 0 : 5 * r + 1;
           localparam int unsigned End = Top ? XBits : 5 * r + 6;
           // the sum up to this row, in units of 2^Start: not negative below the last one

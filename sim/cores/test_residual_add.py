@@ -48,6 +48,26 @@ SETS = [
         out_type=IntType(14, True), half_up=1, a_mult=986673, a_mult_shift=18, mult_dsp=1,
         max_tokens=5,
     ),
+    # shared: the products of variable factors in LUTs, in DSP blocks, none
+    ResidualAddParams(
+        channels=6, simd=2, a_type=IntType(6, False), b_type=IntType(5, True),
+        out_type=IntType(6, True), a_shift=1, shift=1, a_mult=29, a_mult_shift=4, sets=3,
+        max_tokens=4,
+    ),
+    ResidualAddParams(
+        channels=4, simd=2, a_type=IntType(14, True), b_type=IntType(16, True),
+        out_type=IntType(14, True), half_up=1, a_mult=4194304, a_mult_shift=21, sets=12,
+        max_tokens=3,
+    ),
+    ResidualAddParams(
+        channels=3, simd=1, a_type=IntType(14, True), b_type=IntType(16, True),
+        out_type=IntType(14, True), half_up=1, a_mult=986673, a_mult_shift=20, mult_dsp=1, sets=12,
+        max_tokens=3,
+    ),
+    ResidualAddParams(
+        channels=2, simd=2, a_type=IntType(4, True), b_type=IntType(4, True),
+        out_type=IntType(4, True), sets=2, max_tokens=6,
+    ),
 ]  # fmt: skip
 
 
