@@ -30,6 +30,7 @@ from sievit.quant.errors import SievitError
 from sievit.quant.execute import first_difference
 from sievit.quant.graph import Graph
 from sievit.quant.params import Stream
+from sievit.quant.roll import roll, rolled_edges, rolled_lengths
 from sievit.sim import runner
 
 
@@ -120,10 +121,12 @@ class Build(ABC):
     def fold(self) -> None:
         with self.step("fold") as note:
             ii = self.board.clock_mhz * 1e6 / self.fps if self.fps else 0.0
-            device = self.board.device()
-            self.graph = fold.fold(self.graph, self.board.budget(), self.lengths, ii, device)
+            self.graph, self.lengths = folded(self.graph, self.board, self.lengths, ii)
+            self.edges = rolled_edges(self.graph, self.edges)
             predicted, slowest = fold.interval(self.graph, self.lengths)
             note["text"] = f"II {predicted:.0f} cycles predicted, set by {slowest}"
+            for loop in self.graph.loops:
+                note["text"] += f"; {loop.passes} layers share {loop.name}"
             if self.fps and self.board.clock_mhz * 1e6 / predicted < self.fps:
                 raise fold.BudgetError(
                     f"{self.fps:.0f} images/s need an II of {ii:.0f} cycles, {slowest} allows "
@@ -221,9 +224,15 @@ class Build(ABC):
             text += f"; {locate(i)}"
         return text
 
+    def images(self, edge: str, start: int, end: int) -> Stream:
+        """The golden frames of some images on an edge; inside a loop every image has several."""
+        x, passes = self.edges[edge], self.graph.passes(edge)
+        part = slice(start * passes, end * passes)
+        return Stream(x.data[part], x.length[part], x.package[part])
+
     def locate(self, i: int, edges: dict[str, Stream]) -> str:
         """First edge, token and channel at which image ``i`` differs from the golden Graph."""
-        golden = {k: one(v, i) for k, v in self.edges.items()}
+        golden = {k: self.images(k, i, i + 1) for k in self.edges}
         found = first_difference(self.graph, golden, edges)
         return f"image {i}: {found or 'equal when run alone: the difference needs other frames'}"
 
@@ -254,23 +263,26 @@ class Build(ABC):
         dense = executed = 0.0
         whole = {Graph.INPUT: self.graph.input_tokens}  # tokens that nothing was selected of
         for node in self.graph.nodes:
+            for loop in self.graph.loops:
+                whole |= {loop.name: whole.get(loop.input, 0), loop.out: whole.get(loop.back, 0)}
+            passes = self.graph.passes(node.name)
             whole[node.name] = node.params.out_tokens(whole[node.inputs[0]])
             if node.core not in ("nm_matmul", "attention"):
                 continue
             p = node.params
             lengths = self.edges[node.inputs[0]].length
-            executed += float(sum(p.macs(int(t)) for t in lengths)) / len(lengths)
+            executed += float(sum(p.macs(int(t)) for t in lengths)) / len(self.x.length)
             if node.name.startswith("selector"):
                 continue  # a dense network has no selectors
             full = whole[node.inputs[0]]
             plain = (
                 {"n": 1, "m": 1, "simd": 1} if node.core == "nm_matmul" else {"n": p.to_dict()["m"]}
             )
-            dense += dataclasses.replace(p, **plain).macs(full)
+            dense += passes * dataclasses.replace(p, **plain).macs(full)
         return {"dense": dense, "executed": round(executed, 1)}
 
     def result(self) -> dict[str, Any]:
-        tested = {k: v.length[: len(self.rtl.out_last)] for k, v in self.edges.items()}
+        tested = {k: self.images(k, 0, len(self.rtl.out_last)).length for k in self.edges}
         first = {k: int(v.length[0]) for k, v in self.edges.items()}
         used, budget = fold.total(self.graph), self.board.budget()
         kept = self.kept
@@ -316,11 +328,12 @@ class Build(ABC):
         budget = self.board.budget()
         names = [n.name for n in self.graph.nodes]
         ends = self.rtl.out_last
-        lengths = {k: v.length[: len(ends)] for k, v in self.edges.items()}
+        lengths = {k: self.images(k, 0, len(ends)).length for k in self.edges}
         cores = []
         for node in self.graph.nodes:
             r = node.params.resources()
-            cycles = fold.mean_cycles(node.params, lengths[node.inputs[0]])
+            passes = self.graph.passes(node.name)
+            cycles = passes * fold.mean_cycles(node.params, lengths[node.inputs[0]])
             shares = [u / b for u, b in zip(r.astuple(), budget.astuple(), strict=True) if b]
             cores.append(
                 {
@@ -357,7 +370,8 @@ class Build(ABC):
         )
 
     def measured(self, name: str, lengths: dict[str, Tensor]) -> float | None:
-        """Mean cycles from a frame's first to its last beat on a node's output, both counted."""
+        """Mean cycles from a frame's first to its last beat on a node's output, both counted, over
+        all its passes."""
         cycles = self.rtl.at[name]
         beats = self.graph.port_of(name).beats
         ends = (lengths[name] * beats).cumsum(0)
@@ -365,7 +379,30 @@ class Build(ABC):
             return None
         begins = torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
         span = cycles[ends.numpy() - 1] - cycles[begins.numpy()] + 1
-        return float(span.mean().round(1))
+        return float((self.graph.passes(name) * span.mean()).round(1))
+
+
+def folded(
+    graph: Graph, board: Board, lengths: fold.Lengths, ii: float = 0.0
+) -> tuple[Graph, dict[str, Tensor]]:
+    """The faster of two designs: all layers side by side, or equal blocks on one (``roll``); and
+    the lengths of frames on its edges. Raises BudgetError if neither fits the board."""
+    found: list[tuple[float, Graph, dict[str, Tensor]]] = []
+    rolled = roll(graph)
+    refusal: fold.BudgetError | None = None
+    for design in [graph] if rolled is graph else [graph, rolled]:
+        own = rolled_lengths(design, lengths)
+        try:
+            design = fold.fold(design, board.budget(), own, ii, board.device())
+            found.append((fold.interval(design, own)[0], design, own))
+        except fold.BudgetError as error:
+            refusal = error
+    if not found:
+        assert refusal
+        raise refusal
+    # what is fast enough needs no loop
+    _, graph, own = next((f for f in found if f[0] <= ii), min(found, key=lambda f: f[0]))
+    return graph, own
 
 
 def check_equal(equal: dict[str, dict[str, Any]], pairs: Sequence[str]) -> None:
