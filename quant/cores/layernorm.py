@@ -148,6 +148,9 @@ class LayernormParams(CoreParams):
         linear = all(p.entries for p in ps)
         out = []
         for p, c in layers:
+            most = max(int(c[key].abs().max()) for key in ("scale", "bias"))
+            bits = most.bit_length() + shift - p.shift
+            p.require(bits <= 61, f"shift {shift} of another layer makes constants of {bits} bits")
             new = {key: c[key] << shift - p.shift for key in ("scale", "bias")}
             if linear:
                 new["rsqrt"] = lengthened(c["rsqrt"], entries)
