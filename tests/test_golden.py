@@ -424,6 +424,121 @@ def test_frames_do_not_influence_each_other(
         assert results(core.golden(p, constants, *short)) == whole[i : i + 1]
 
 
+# -- layers that share a core ----------------------------------------------------------------------
+#: core, what is common to the layers, what is not
+SHARED: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
+    (
+        "lookup_table",
+        {"in_type": s(9), "out_type": s(5), "max_tokens": 3},
+        [
+            {"offset": 25, "entries": 64},
+            {"offset": 174, "shift": 3, "entries": 50},
+            {"offset": -9, "shift": 1, "entries": 64},
+        ],
+    ),
+    *(
+        (
+            "residual_add",
+            {"a_type": s(14), "b_type": s(16), "out_type": s(14), "half_up": half_up},
+            [
+                {"a_mult": 986673, "a_mult_shift": 20},
+                {"a_mult": 3, "a_mult_shift": 2},
+                {},
+                {"a_mult": 1234567, "a_mult_shift": 22},
+            ],
+        )
+        for half_up in (0, 1)
+    ),
+    *(
+        (
+            "layernorm",
+            {"channels": 6, "mean_mult": 10923, "half_up": half_up, "max_tokens": 5},
+            [
+                {"shift": 9, "scale_type": s(7)},
+                {"shift": 12, "bias_type": s(18)},
+                {"shift": -2, "scale_type": s(3), "bias_type": s(5)},
+            ],
+        )
+        for half_up in (0, 1)
+    ),
+    (
+        "layernorm",
+        {"channels": 6, "mean_mult": 10923, "rsqrt_type": u(9), "norm_shift": 3, "max_tokens": 5},
+        [
+            {"entries": 37, "table_offset": -9001, "table_shift": 11},
+            {"entries": 64, "table_offset": 500, "table_shift": 17, "shift": 11},
+            {"entries": 64, "table_offset": 0, "table_shift": 15, "scale_type": s(5)},
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("stem", "common", "changes"), SHARED)
+def test_a_set_is_its_layer(
+    stem: str, common: dict[str, Any], changes: list[dict[str, Any]], rng: torch.Generator
+) -> None:
+    """Stacked layers, made alike where they differ, give bit for bit what each of them gives."""
+    core = load_core(stem)
+    layers = [core.params(**common, **change) for change in changes]
+    drawn = [core.stimuli(rng, p, FRAMES) for p in layers]
+    p, constants = core.params.stack([(a, c) for a, (c, _) in zip(layers, drawn, strict=True)])
+    assert p.sets == len(layers)
+    images = p.images(constants)  # every constant fits its type
+    assert len(images["settings"].words) == p.sets
+    p.tables(constants)
+
+    want = [core.golden(a, c, *xs) for a, (c, xs) in zip(layers, drawn, strict=True)]
+    for i, (_, xs) in enumerate(drawn):
+        number = Stream.full(torch.full((FRAMES, 1, 1), i))
+        assert results(core.golden(p, constants, *xs, number)) == results(want[i])
+
+    # frame by frame in turn
+    tokens = p.max_tokens
+    mixed = []
+    for many in zip(*(xs for _, xs in drawn), strict=True):
+        data = [torch.nn.functional.pad(x.data, (0, 0, 0, tokens - x.data.shape[1])) for x in many]
+        mixed.append(
+            Stream(
+                torch.stack(data, 1).flatten(0, 1),
+                torch.stack([x.length for x in many], 1).flatten(),
+                torch.stack([x.package for x in many], 1).flatten(),
+            )
+        )
+    number = Stream.full(torch.arange(p.sets).repeat(FRAMES)[:, None, None])
+    each = [results(y) for y in want]
+    assert results(core.golden(p, constants, *mixed, number)) == [
+        row[i] for i in range(FRAMES) for row in each
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stem", "changes", "reason"),
+    [
+        ("residual_add", [{"a_mult": 1 << 30}, {"a_mult_shift": 3}], "1 to 31 bits"),
+        ("residual_add", [{"shift": 1}, {"shift": 2}], "shift differs"),
+        ("lookup_table", [{"out_type": s(4)}, {"out_type": s(5)}], "out_type differs"),
+        ("layernorm", [{"shift": 10}, {"shift": 50}], "bias of these layers would have"),
+        ("layernorm", [{"shift": 10}, {"shift": 75}], "constants of"),
+        ("layernorm", [{"norm_shift": 2}, {"norm_shift": 1}], "norm_shift differs"),
+        ("layernorm", [{"entries": 8}, {}], "entries differs"),
+    ],
+)
+def test_layers_that_cannot_share_a_core(
+    stem: str, changes: list[dict[str, Any]], reason: str, rng: torch.Generator
+) -> None:
+    core = load_core(stem)
+    layers = [core.params(**change) for change in changes]
+    with pytest.raises(ValueError, match=reason):
+        core.params.stack([(p, core.stimuli(rng, p, 1)[0]) for p in layers])
+
+
+@pytest.mark.parametrize("stem", ["layernorm", "lookup_table", "residual_add"])
+@pytest.mark.parametrize("sets", [0, 65])
+def test_number_of_sets(stem: str, sets: int) -> None:
+    with pytest.raises(ValueError, match="1 to 64 sets"):
+        load_core(stem).params(sets=sets)
+
+
 # -- edge cases ----------------------------------------------------------------------------------
 def stream(frames: list[Frame], flags: list[bool] | None = None) -> Stream:
     tokens = max(len(f) for f in frames)

@@ -31,6 +31,7 @@ struct layernorm_config {
   static constexpr int shift = 10;
   static constexpr int half_up = 0;
   static constexpr int mult_dsp = 0;
+  static constexpr int sets = 1;
 };
 
 /// Widths that follow from a `layernorm_config`.
@@ -99,7 +100,8 @@ void layernorm_gains(hls::stream<beat<Cfg::simd * Cfg::in_bits>>& s_axis,
                      hls::stream<ap_int<Cfg::in_bits + 1>>& means,
                      hls::stream<beat<Cfg::simd * (Cfg::in_bits + 1)>>& m_axis,
                      hls::stream<layernorm_gain<Cfg>>& gains,
-                     const rom<Cfg::rsqrt_bits, Cfg::rsqrt_signed> rsqrt[layernorm_shape<Cfg>::rsqrt_words]) {
+                     const rom<Cfg::rsqrt_bits, Cfg::rsqrt_signed> rsqrt[layernorm_shape<Cfg>::rsqrt_words],
+                     int table_offset, int table_shift) {
   typedef layernorm_shape<Cfg> shape;
   ap_uint<shape::square_bits> squares = 0;
   ap_int<Cfg::in_bits + 1> mean = 0;
@@ -127,7 +129,7 @@ beats:
     if (at == shape::beats) {
       if constexpr (Cfg::entries > 0) {
         const ap_int<shape::square_bits + 1> v = squares;
-        gains.write({rsqrt[table_index<layernorm_table_config<Cfg>>(v)], 0});
+        gains.write({rsqrt[table_index<layernorm_table_config<Cfg>>(v, table_offset, table_shift)], 0});
       } else {
         if (squares == 0) squares = 1;
         const normal v = rsqrt_index<Cfg::index_bits>(squares);
@@ -199,7 +201,8 @@ void layernorm(hls::stream<beat<Cfg::simd * Cfg::in_bits>>& s_axis,
                hls::stream<beat<Cfg::simd * Cfg::out_bits>>& m_axis,
                const rom<Cfg::rsqrt_bits, Cfg::rsqrt_signed> rsqrt[layernorm_shape<Cfg>::rsqrt_words],
                const rom<Cfg::scale_bits, Cfg::scale_signed> scale[Cfg::channels],
-               const rom<Cfg::bias_bits, Cfg::bias_signed> bias[Cfg::channels]) {
+               const rom<Cfg::bias_bits, Cfg::bias_signed> bias[Cfg::channels],
+               int table_offset = Cfg::table_offset, int table_shift = Cfg::table_shift) {
 #pragma HLS DATAFLOW  // the processes work on three tokens at a time
   [[maybe_unused]] constexpr int depth = 2 * layernorm_shape<Cfg>::beats + 4;
   hls::stream<beat<Cfg::simd * Cfg::in_bits>> values("values");
@@ -211,8 +214,21 @@ void layernorm(hls::stream<beat<Cfg::simd * Cfg::in_bits>>& s_axis,
   hls::stream<layernorm_gain<Cfg>> gains("gains");
 #pragma HLS STREAM variable=gains depth=4  // tokens in flight
   layernorm_mean<Cfg>(s_axis, values, means);
-  layernorm_gains<Cfg>(values, means, differences, gains, rsqrt);
+  layernorm_gains<Cfg>(values, means, differences, gains, rsqrt, table_offset, table_shift);
   layernorm_scale<Cfg>(differences, gains, m_axis, scale, bias);
+}
+
+/// The same with the constants of the set that `s_axis_set` names.
+template <class Cfg>
+void layernorm(hls::stream<beat<Cfg::simd * Cfg::in_bits>>& s_axis, hls::stream<beat<bits_for(Cfg::sets - 1)>>& s_axis_set,
+               hls::stream<beat<Cfg::simd * Cfg::out_bits>>& m_axis,
+               const rom<Cfg::rsqrt_bits, Cfg::rsqrt_signed> rsqrt[Cfg::sets][layernorm_shape<Cfg>::rsqrt_words],
+               const rom<Cfg::scale_bits, Cfg::scale_signed> scale[Cfg::sets][Cfg::channels],
+               const rom<Cfg::bias_bits, Cfg::bias_signed> bias[Cfg::sets][Cfg::channels],
+               const rom<32, 1> table_offset[Cfg::sets], const rom<6, 0> table_shift[Cfg::sets]) {
+  const int set = static_cast<int>(s_axis_set.read().data);
+  layernorm<Cfg>(s_axis, m_axis, rsqrt[set], scale[set], bias[set], static_cast<int>(table_offset[set]),
+                 static_cast<int>(table_shift[set]));
 }
 
 }  // namespace sievit

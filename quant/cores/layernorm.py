@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from sievit.quant.bins import frame_bins, hits, of, rounding_bins, saturation_bins, value_bins
+from sievit.quant.cores.lookup_table import lengthened
 from sievit.quant.itype import IntType
 from sievit.quant.memories import ram, rom
 from sievit.quant.multiplier import BoothMult
@@ -43,7 +45,15 @@ class LayernormParams(CoreParams):
     With ``entries`` the table is addressed linearly; then nothing else changes, but ``e = 0`` and::
 
         i    = clamp((sum(d * d) + table_offset) >> table_shift, 0, entries - 1)
+
+    Every set has tables, ``table_offset`` and ``table_shift`` of its own; those of the parameters
+    are the ones of the greatest magnitude then.
     """
+
+    SETTINGS: ClassVar[dict[str, IntType]] = {
+        "table_offset": IntType(32, True),
+        "table_shift": IntType(6, False),
+    }
 
     channels: int = 8
     simd: int = 2
@@ -68,6 +78,8 @@ class LayernormParams(CoreParams):
     half_up: int = 0
     #: multipliers in 0: LUTs, 1: DSP blocks
     mult_dsp: int = 0
+    #: layers that share the core
+    sets: int = 1
 
     def __post_init__(self) -> None:
         self.require(self.channels % self.simd == 0, "simd must divide channels")
@@ -75,6 +87,7 @@ class LayernormParams(CoreParams):
         self.require(self.entries == 0 or self.entries >= 2, "a table has at least 2 entries")
         self.require(self.table_shift >= 0, "table_shift must not be negative")
         self.require(-(1 << 31) <= self.table_offset < 1 << 31, "table_offset has 32 bits")
+        self.require(1 <= self.sets <= 64, "a core has 1 to 64 sets")
 
     @property
     def beats(self) -> int:
@@ -97,7 +110,7 @@ class LayernormParams(CoreParams):
         return 2 * self.in_type.bits + (self.channels - 1).bit_length() + 1
 
     def inputs(self) -> tuple[Port, ...]:
-        return (Port("s_axis", self.channels, self.simd, self.in_type),)
+        return (Port("s_axis", self.channels, self.simd, self.in_type), *self.set_ports())
 
     def output(self) -> Port:
         return Port("m_axis", self.channels, self.simd, self.out_type)
@@ -119,6 +132,40 @@ class LayernormParams(CoreParams):
             "scale": (self.scale_type, constants["scale"]),
             "bias": (self.bias_type, constants["bias"]),
         }
+
+    @classmethod
+    def unify(
+        cls, layers: list[tuple[Self, dict[str, Tensor]]]
+    ) -> list[tuple[Self, dict[str, Tensor]]]:
+        """The same ``shift`` and types of ``scale`` and ``bias``, as ``v / 2^s`` is ``(v << k) /
+        2^(s + k)``; and linear tables of the same length, as what is clamped to the last entry
+        reads copies of it.
+
+        Raises ValueError if the product and its addend are wider than 63 bits then.
+        """
+        ps = [p for p, _ in layers]
+        shift, entries = (max(getattr(p, name) for p in ps) for name in ("shift", "entries"))
+        linear = all(p.entries for p in ps)
+        out = []
+        for p, c in layers:
+            most = max(int(c[key].abs().max()) for key in ("scale", "bias"))
+            bits = most.bit_length() + shift - p.shift
+            p.require(bits <= 61, f"shift {shift} of another layer makes constants of {bits} bits")
+            new = {key: c[key] << shift - p.shift for key in ("scale", "bias")}
+            if linear:
+                new["rsqrt"] = lengthened(c["rsqrt"], entries)
+                p = replace(p, entries=entries)
+            out.append((replace(p, shift=shift), c | new))
+        for key in ("scale_type", "bias_type"):
+            if all(p.shift == shift and getattr(p, key) == getattr(ps[0], key) for p in ps):
+                continue
+            values = torch.stack([c[key.removesuffix("_type")] for _, c in out])
+            t = IntType.fitting(int(values.min()), int(values.max()))
+            out = [(replace(p, **{key: t}), c) for p, c in out]
+        for p, _ in out:
+            bits = p.multipliers()[-1].p
+            p.require(bits <= 63, f"z * scale + bias of these layers would have {bits} bits")
+        return out
 
     def cycles(self, tokens: int) -> int:
         return tokens * self.beats
@@ -284,6 +331,16 @@ def stimuli(
     data = torch.where(kind == 0, x.data[..., :1], torch.where(kind == 1, near, data))
     x = x.with_data(saturate(data, p.in_type))
     return {"rsqrt": p.rsqrt_type.check(rsqrt, "rsqrt"), "scale": scale, "bias": bias}, [x]
+
+
+def settings(rng: torch.Generator, p: LayernormParams) -> dict[str, Tensor]:
+    """Offsets of both signs and shifts up to those of ``p``, which the first set has."""
+    most = abs(p.table_offset) if p.entries else 0
+    least = max(p.table_shift - 6, 0) if p.entries else p.table_shift
+    offset = torch.randint(-most, most + 1, (p.sets,), generator=rng)
+    shift = torch.randint(least, p.table_shift + 1, (p.sets,), generator=rng)
+    offset[0], shift[0] = p.table_offset, p.table_shift
+    return {"table_offset": offset, "table_shift": shift}
 
 
 def spread(rng: torch.Generator, p: LayernormParams, data: Tensor) -> Tensor:

@@ -97,11 +97,29 @@ class LookupTableParams(CoreParams):
         inside = (t.min + self.offset) >> self.shift >= 0
         inside &= (t.max + self.offset) >> self.shift < self.entries
         clamp = 0 if inside else index
-        rom = self.out_type.bits * -(-self.entries // 64)  # one LUT6 per 64 entries and bit
+        if self.sets > 1:
+            return self.shared_resources()
+        entries = self.out_type.bits * -(-self.entries // 64)  # one LUT6 per 64 entries and bit
         return Resources(
-            lut=self.simd * (clamp + rom + self.out_type.bits) + 7,
+            lut=self.simd * (clamp + entries + self.out_type.bits) + 7,
             ff=self.simd * (index + 3 * self.out_type.bits) + 12,
         )
+
+    def shared_resources(self) -> Resources:
+        """With several sets: variable offset and shift, and the tables of all in one memory."""
+        index, out = (self.entries - 1).bit_length(), self.out_type.bits
+        set_bits = (self.sets - 1).bit_length()
+        total = max(abs(self.offset).bit_length() + 1, self.in_type.bits + 1) + 1
+        table = rom(((self.sets - 1) << index) + self.entries, out)
+        lane = table + Resources(
+            lut=total + min(total, index + 2) * self.shift.bit_length() / 2 + index + out,
+            ff=index + 2 * out,
+        )
+        words = abs(self.offset).bit_length() + 1 + self.shift.bit_length()
+        everything = Resources(lut=words * -(-self.sets // 64) + 9, ff=set_bits + 12)
+        for _ in range(self.simd):
+            everything += lane
+        return everything
 
 
 def lengthened(table: Tensor, entries: int) -> Tensor:

@@ -19,6 +19,10 @@
 /// their token. A first pass adds up the sums while the beats wait in a FIFO; a second pass
 /// normalises them. Both run at one beat per cycle, on consecutive tokens.
 /// Latency: Channels / Simd + Statistics + Normalise (below) cycles.
+///
+/// With Sets > 1 each frame has the constants of the set that its beat of s_axis_set names; the beat
+/// goes with the last one of the frame, and the number of the set along with the beats and statistics.
+/// TableOffset and TableShift are those of the greatest magnitude.
 module layernorm #(
     // Longest frame; the core itself has no bound.
     parameter int unsigned MaxTokens = 1,
@@ -51,11 +55,15 @@ module layernorm #(
     parameter int unsigned HalfUp = 0,
     // Multipliers in 0: LUTs, 1: DSP blocks.
     parameter int unsigned MultDsp = 0,
-    // 4 * 2^IndexBits entries, or Entries.
+    // Layers that share the core, 1 to 64.
+    parameter int unsigned Sets = 1,
+    // 4 * 2^IndexBits entries, or Entries. Sets begin at multiples of a power of two, here and below.
     parameter RsqrtFile = "",
     // Channels / Simd words of Simd values each.
     parameter ScaleFile = "",
-    parameter BiasFile = ""
+    parameter BiasFile = "",
+    // Of every set: its TableShift, 6 bits, and its TableOffset, 32 bits.
+    parameter SettingsFile = ""
 ) (
     input  logic clk_i,
     input  logic rst_ni,
@@ -65,6 +73,12 @@ module layernorm #(
     output logic s_axis_tready,
     input  logic s_axis_tlast,
     input  logic s_axis_tuser,
+
+    input  logic [(Sets > 1 ? $clog2(Sets) : 1)-1:0] s_axis_set_tdata,
+    input  logic s_axis_set_tvalid,
+    output logic s_axis_set_tready,
+    input  logic s_axis_set_tlast,
+    input  logic s_axis_set_tuser,
 
     output logic [Simd*OutBits-1:0] m_axis_tdata,
     output logic m_axis_tvalid,
@@ -125,11 +139,22 @@ module layernorm #(
   localparam int unsigned Statistics = Sums + MeanLatency + CrossLatency + (Linear ? 7 : 9);
   localparam int unsigned Normalise = NormLatency + AffineLatency + (Linear ? 4 : 5);
 
+  // Of the number of a set in an address, and where it is stored.
+  localparam int unsigned SetBits = Sets > 1 ? $clog2(Sets) : 0;
+  localparam int unsigned SetWidth = Sets > 1 ? SetBits : 1;
+  localparam int unsigned RsqrtAddrBits = SetBits + WordBits;
+  localparam int unsigned BeatAddrBits = SetBits + $clog2(Beats) > 0 ? SetBits + $clog2(Beats) : 1;
+  localparam int unsigned OffsetBits = $clog2(OffsetSize + 1) + 1;
+  localparam int unsigned ShiftBits = TableShift > 0 ? $clog2(TableShift + 1) : 1;
+
   // A beat waits until the statistics of its token are known.
   localparam int unsigned FifoBits = $clog2(Beats + Statistics);
   localparam int unsigned FifoDepth = 1 << FifoBits;
   localparam int unsigned StatBits = $clog2(FifoDepth / Beats + 2);
   localparam int unsigned StatDepth = 1 << StatBits;
+
+  logic unused;
+  assign unused = ^{s_axis_set_tlast, s_axis_set_tuser};
 
   if (Channels % Simd != 0) begin : gen_bad_simd
     $error("layernorm: Simd must divide Channels");
@@ -145,9 +170,9 @@ module layernorm #(
     $error("layernorm: MaxTokens must be positive and the 1/sqrt table unsigned");
   end
 
-  logic [RsqrtBits-1:0] rsqrt_rom [RsqrtWords];
-  logic [Simd*ScaleBits-1:0] scale_rom [Beats];
-  logic [Simd*BiasBits-1:0] bias_rom [Beats];
+  logic [RsqrtBits-1:0] rsqrt_rom [((Sets - 1) << WordBits) + RsqrtWords];
+  logic [Simd*ScaleBits-1:0] scale_rom [((Sets - 1) << $clog2(Beats)) + Beats];
+  logic [Simd*BiasBits-1:0] bias_rom [((Sets - 1) << $clog2(Beats)) + Beats];
   // Without files it can be elaborated; no bench simulates that.
   // verilator coverage_off
   initial begin
@@ -166,11 +191,14 @@ module layernorm #(
   endfunction
 
   // ---- FIFO of the beats ---------------------------------------------------------------------
-  logic accept, pop;
+  logic accept, pop, room, set_valid;
   logic [FifoBits:0] fifo_wr_q, fifo_rd_q;
   logic [Simd*InBits+1:0] fifo_mem [FifoDepth];
 
-  assign s_axis_tready = (fifo_wr_q ^ fifo_rd_q) != (FifoBits + 1)'(FifoDepth);
+  assign room = (fifo_wr_q ^ fifo_rd_q) != (FifoBits + 1)'(FifoDepth);
+  assign set_valid = Sets == 1 || s_axis_set_tvalid;
+  assign s_axis_tready = room && set_valid;
+  assign s_axis_set_tready = room && s_axis_tvalid && s_axis_tlast;
   assign accept = s_axis_tvalid && s_axis_tready;
 
   always_ff @(posedge clk_i) begin
@@ -195,6 +223,9 @@ module layernorm #(
   logic [BeatBits-1:0] in_beat_q;
   logic [Statistics-2:0] valid_sr_q;  // of a beat up to the sums, then of a token
   logic [Sums-1:0] first_sr_q, last_sr_q;
+  logic [Statistics-1:0][SetWidth-1:0] set_sr;  // beside valid_sr_q, but the first of it comes in
+  logic signed [OffsetBits-1:0] c_offset;
+  logic [ShiftBits-1:0] i_shift;
   logic [SquareBits-1:0] square [Simd];
   logic [Simd*SquareBits-1:0] squares;
   logic [Simd*XBits-1:0] values;
@@ -266,7 +297,7 @@ module layernorm #(
   always_ff @(posedge clk_i) begin
     if (valid_sr_q[Sums-1]) begin
       d_sum_q <= c_sum + (first_sr_q[Sums-1] ? '0 : d_sum_q);
-      d_square_q <= c_square + (first_sr_q[Sums-1] ? VBits'(Offset) : d_square_q);
+      d_square_q <= c_square + (first_sr_q[Sums-1] ? VBits'(c_offset) : d_square_q);
     end
   end
 
@@ -286,6 +317,39 @@ module layernorm #(
     sum_sr[SumWait:1] <= sum_sr[SumWait-1:0];
     square_sr[SquareWait:1] <= square_sr[SquareWait-1:0];
     mean_sr[MeanWait:1] <= mean_sr[MeanWait-1:0];
+  end
+
+  assign set_sr[0] = Sets > 1 ? s_axis_set_tdata : '0;
+  if (Sets > 1) begin : gen_set
+    always_ff @(posedge clk_i) set_sr[Statistics-1:1] <= set_sr[Statistics-2:0];
+  end else begin : gen_no_set
+    assign set_sr[Statistics-1:1] = '0;
+  end
+
+  if (Sets > 1 && Linear) begin : gen_settings
+    logic [37:0] settings_rom[Sets];
+    logic [37:0] b_word, h_word;
+    logic signed [OffsetBits-1:0] c_offset_q;
+    logic [ShiftBits-1:0] i_shift_q;
+    logic unused_bits;
+
+    // verilator coverage_off
+    initial if (SettingsFile != "") $readmemh(`MEMORY_FILE(SettingsFile), settings_rom);
+    // verilator coverage_on
+
+    assign b_word = settings_rom[set_sr[Sums-1]];
+    assign h_word = settings_rom[set_sr[Sums+SquareWait+1]];
+    assign unused_bits = ^{b_word, h_word};
+    assign c_offset = c_offset_q;
+    assign i_shift = i_shift_q;
+
+    always_ff @(posedge clk_i) begin
+      c_offset_q <= OffsetBits'(b_word[31:0]);
+      i_shift_q <= ShiftBits'(h_word[37:32]);
+    end
+  end else begin : gen_constant
+    assign c_offset = OffsetBits'(Offset);
+    assign i_shift = ShiftBits'(TableShift);
   end
 
   booth_mult #(
@@ -322,14 +386,15 @@ module layernorm #(
     f_mean_q <= MeanBits'(num_pkg::round_shift(64'(e_product), int'(MeanShift), HalfUp != 0));
     g_cross_q <= g_cross;
     i_v_q <= square_sr[SquareWait] + h_cross;
-    m_rsqrt_q <= rsqrt_rom[l_index_q];
+    m_rsqrt_q <= rsqrt_rom[RsqrtAddrBits'({set_sr[Statistics-2], l_index_q})];
   end
 
   if (Linear) begin : gen_linear
+    logic signed [VBits-1:0] i_shifted;
     logic [WordBits:0] i_index;  // a bit more than it takes: Entries - 1 may be all ones
 
-    assign i_index = (WordBits + 1)'(
-        num_pkg::saturate(64'(signed'(i_v_q)) >>> TableShift, int'(WordBits), 1'b0));
+    assign i_shifted = $signed(i_v_q) >>> i_shift;
+    assign i_index = (WordBits + 1)'(num_pkg::saturate(64'(i_shifted), int'(WordBits), 1'b0));
     assign m_gain = m_rsqrt_q;
 
     always_ff @(posedge clk_i) begin
@@ -348,6 +413,9 @@ module layernorm #(
     logic [WindowBits-1:0] k_window_q;
     logic [1:0] k_place;
     logic [ExpBits-1:0] l_exp_q, m_exp_q;
+    logic unused_shift;
+
+    assign unused_shift = ^i_shift;
 
     assign i_v = (8 * Groups)'(i_v_q);
     assign j_v = (8 * Groups)'(j_v_q);
@@ -379,18 +447,22 @@ module layernorm #(
 
   // ---- Statistics of the tokens that wait ----------------------------------------------------
   logic [StatBits:0] stat_wr_q, stat_rd_q;
-  logic [MeanBits+ExpBits+RsqrtBits-1:0] stat_mem [StatDepth];
+  localparam int unsigned StatisticBits = MeanBits + ExpBits + RsqrtBits;
+  logic [SetBits+StatisticBits-1:0] stat_mem [StatDepth];
   logic stat_push, stat_valid, stat_pop;
   logic signed [MeanBits-1:0] stat_mean;
   logic [ExpBits+RsqrtBits-1:0] stat_gain;
+  logic [SetWidth-1:0] stat_set;
 
   assign stat_push = valid_sr_q[Statistics-2];
   assign stat_valid = stat_wr_q != stat_rd_q;
-  assign {stat_mean, stat_gain} = stat_mem[stat_rd_q[StatBits-1:0]];
+  assign {stat_set, stat_mean, stat_gain} =
+      (SetWidth + StatisticBits)'(stat_mem[stat_rd_q[StatBits-1:0]]);
 
   always_ff @(posedge clk_i) begin
     if (stat_push) begin
-      stat_mem[stat_wr_q[StatBits-1:0]] <= {mean_sr[MeanWait], m_gain};
+      stat_mem[stat_wr_q[StatBits-1:0]] <=
+          (SetBits + StatisticBits)'({set_sr[Statistics-1], mean_sr[MeanWait], m_gain});
     end
   end
 
@@ -409,7 +481,9 @@ module layernorm #(
   localparam int unsigned Aligned = NormLatency + (Linear ? 1 : 2);
   logic enable;
   // the copy of the counter keeps its increment out of the ROMs' logic
-  logic [BeatBits-1:0] out_beat_q, affine_beat_q, affine_addr_q;
+  logic [BeatBits-1:0] out_beat_q, affine_beat_q;
+  logic [BeatAddrBits-1:0] affine_addr_q;
+  logic [SetWidth-1:0] affine_set;
   logic [Normalise-1:0] valid_q;
   logic [Normalise-2:0] last_q, user_q;  // from the second stage on
   logic [Simd*InBits+1:0] o_beat_q;
@@ -448,10 +522,19 @@ module layernorm #(
       p_rsqrt_q <= o_rsqrt_q;
       {user_q, last_q} <= {user_q[Normalise-3:0], o_beat_q[Simd*InBits+1],
                            last_q[Normalise-3:0], o_beat_q[Simd*InBits]};
-      affine_addr_q <= affine_beat_q;
+      affine_addr_q <= (BeatAddrBits'(affine_set) << $clog2(Beats)) | BeatAddrBits'(affine_beat_q);
       s_scale_q <= scale_rom[affine_addr_q];
       s_bias_q <= bias_rom[affine_addr_q];
     end
+  end
+
+  if (Sets > 1) begin : gen_affine_set
+    logic [Aligned-1:0][SetBits-1:0] set_q;
+
+    always_ff @(posedge clk_i) if (enable) set_q <= {set_q[Aligned-2:0], stat_set};
+    assign affine_set = set_q[Aligned-1];
+  end else begin : gen_no_affine_set
+    assign affine_set = stat_set;
   end
 
   // on its own: a memory with a registered output

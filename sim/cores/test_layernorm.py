@@ -55,6 +55,25 @@ SETS = [
         rsqrt_type=IntType(12, False), norm_shift=0, scale_type=IntType(17, True),
         bias_type=IntType(36, True), shift=33, half_up=1, mult_dsp=1, max_tokens=9,
     ),
+    # shared, by the leading one; several beats, one
+    LayernormParams(
+        channels=6, simd=2, mean_mult=10923, mean_shift=16, out_type=IntType(12, True), shift=4,
+        sets=3, max_tokens=5,
+    ),
+    LayernormParams(channels=4, simd=4, mean_mult=16384, sets=2, max_tokens=6),
+    # shared, addressed linearly
+    LayernormParams(
+        channels=9, simd=3, mean_mult=7282, mean_shift=16, in_type=IntType(7, True),
+        out_type=IntType(5, True), entries=37, table_offset=-3001, table_shift=8,
+        rsqrt_type=IntType(9, False), norm_shift=3, scale_type=IntType(6, True),
+        bias_type=IntType(14, True), sets=5, max_tokens=4,
+    ),
+    LayernormParams(
+        channels=12, simd=1, mean_mult=699051, mean_shift=23, in_type=IntType(14, True),
+        out_type=IntType(3, True), entries=16, table_offset=-8585116, table_shift=23,
+        rsqrt_type=IntType(12, False), norm_shift=0, scale_type=IntType(17, True),
+        bias_type=IntType(36, True), shift=33, half_up=1, mult_dsp=1, sets=12, max_tokens=3,
+    ),
 ]  # fmt: skip
 
 
