@@ -289,6 +289,10 @@ class NmMatmulParams(CoreParams):
             return False
         return not self.mult_dsp or self.fits_dsp(device.dsp_ports)
 
+    def _padded(self, words: int) -> int:
+        """Words of a memory with that many for every set."""
+        return ((self.sets - 1) << (words - 1).bit_length()) + words
+
     def resources(self) -> Resources:
         x, w, acc = self.in_type, self.weight_type, self.acc_type.bits
         out, result = self.out_type.bits, self.result_type.bits
@@ -302,7 +306,7 @@ class NmMatmulParams(CoreParams):
         lut += tp * lut_ram(self.simd * x.bits, 2 << (beats - 1).bit_length())
         ff += tp * self.simd * x.bits * (2 if self.weight_ram else 1)
         # weights
-        words, width = tiles * (self.group_inputs // self.simd), sum(slices)
+        words, width = self.sets * self.steps, sum(slices)
         block, uram = Resources(), 0
         for bits, number in Counter(slices).items() if self.weight_ram else ():
             one = block_rom(words, bits) if self.weight_ram == 1 else Resources()
@@ -336,7 +340,7 @@ class NmMatmulParams(CoreParams):
             count, size, carries = sums, size + 2, 0
         lut += tp * pe * carries
         # accumulators and bias
-        lut += tp * pe * acc + rom(pe * self.bias_type.bits, tiles, 20)
+        lut += tp * pe * acc + rom(pe * self.bias_type.bits, self._padded(tiles), 20)
         ff += tp * pe * acc + pe * self.bias_type.bits
         # one token after the other
         if tp > 1:
@@ -349,7 +353,7 @@ class NmMatmulParams(CoreParams):
         ff += pe * (rounded + result + 2 * out)
         if self.entries:
             index = (self.entries - 1).bit_length()
-            lut += pe * (2 * index + out * -(-self.entries // 64))
+            lut += pe * (2 * index + out * -(-self._padded(self.entries) // 64))
             ff += pe * (index + out)
         control = 50 + 2 * words.bit_length()
         return Resources(

@@ -200,7 +200,7 @@ module nm_matmul #(
   logic wr, wr_token_end, wr_end, rd, rd_end;
 
   assign s_axis_tready = !full_q[wr_bank_q] && (Sets == 1 || s_axis_set_tvalid);
-  assign s_axis_set_tready = wr && s_axis_tlast;
+  assign s_axis_set_tready = Sets == 1 || (wr && s_axis_tlast);
   assign wr = s_axis_tvalid && s_axis_tready;
   assign wr_token_end = wr_beat_q == BeatBits'(InBeats - 1);
   assign wr_end = wr_token_end && (s_axis_tlast || wr_lane_q == LaneBits'(Tp - 1));
@@ -232,8 +232,7 @@ module nm_matmul #(
   logic [BeatBits-1:0] rd_beat;
   logic [StepBits-1:0] step_q;
   logic [GroupTileBits-1:0] tile_q;
-  logic [RomBits-1:0] rom_q, rom_first;
-  logic rom_load;
+  logic [RomBits-1:0] rom_q;
   logic step_end, tile_end, group_end;
 
   assign rd = en && full_q[rd_bank_q];
@@ -246,15 +245,10 @@ module nm_matmul #(
       rd_bank_q <= 1'b0;
       step_q <= '0;
       tile_q <= '0;
-      rom_q <= '0;
-    end else begin
-      if (rd) begin
-        step_q <= step_end ? '0 : step_q + 1'b1;
-        if (step_end) tile_q <= tile_end ? '0 : tile_q + 1'b1;
-        if (rd_end) rd_bank_q <= !rd_bank_q;
-      end
-      if (rom_load) rom_q <= rom_first;
-      else if (rd) rom_q <= rom_q + 1'b1;
+    end else if (rd) begin
+      step_q <= step_end ? '0 : step_q + 1'b1;
+      if (step_end) tile_q <= tile_end ? '0 : tile_q + 1'b1;
+      if (rd_end) rd_bank_q <= !rd_bank_q;
     end
   end
 
@@ -263,17 +257,22 @@ module nm_matmul #(
 
   if (Sets == 1) begin : gen_one_set
     assign set_q = '0;
-    assign rom_first = '0;
-    assign rom_load = rd && rd_end;
+
+    always_ff @(posedge clk_i) begin
+      if (!rst_ni) rom_q <= '0;
+      else if (rd) rom_q <= rd_end ? '0 : rom_q + 1'b1;
+    end
   end else begin : gen_sets
     localparam logic [2**SetBits-1:0][RomBits-1:0] FirstWords = first_words();
     logic [1:0][SetBits-1:0] bank_q;  // of the two banks
+    logic [SetBits-1:0] next;         // of the bank that is read next
 
-    // a bank that is read next and not full is the one being written: its set stands at the port
-    assign rom_first = FirstWords[full_q[!rd_bank_q] ? bank_q[!rd_bank_q] : s_axis_set_tdata];
-    assign rom_load = (rd && rd_end) || !full_q[rd_bank_q];
+    // while that is not full, it is the one being written: its set stands at the port
+    assign next = full_q[!rd_bank_q] ? bank_q[!rd_bank_q] : s_axis_set_tdata;
 
     always_ff @(posedge clk_i) begin
+      if ((rd && rd_end) || !full_q[rd_bank_q]) rom_q <= FirstWords[next];
+      else if (rd) rom_q <= rom_q + 1'b1;
       if (wr) bank_q[wr_bank_q] <= s_axis_set_tdata;
       if (en) set_q <= {set_q[Stages-2:0], bank_q[rd_bank_q]};
     end
@@ -630,7 +629,11 @@ module nm_matmul #(
   logic [Pe*BiasBits-1:0] bias_q;
   logic [Pe*AccBits-1:0] acc_d[Tp], acc_q[Tp];
 
-  assign bias_addr = (BiasAddrBits'(set_q[Stages-3]) << TileShift) | BiasAddrBits'(bias_tile_q);
+  if (Sets == 1) begin : gen_bias
+    assign bias_addr = bias_tile_q;
+  end else begin : gen_bias
+    assign bias_addr = (BiasAddrBits'(set_q[Stages-3]) << TileShift) | BiasAddrBits'(bias_tile_q);
+  end
 
   always_ff @(posedge clk_i) begin
     if (en) bias_q <= bias_rom[bias_addr];

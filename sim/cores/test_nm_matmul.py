@@ -75,10 +75,11 @@ SETS = [
         entries=20, table_offset=16, table_shift=1, max_tokens=3,
     ),
     NmMatmulParams(  # twelve sets with tables, two tokens and outputs per DSP block, block RAM
-        in_channels=12, out_channels=6, n=1, m=1, simd=6, pe=2, tp=4, pack=2, pack_out=2, mult_dsp=1,
-        in_type=IntType(3, True), weight_type=IntType(3, True), bias_type=IntType(6, True),
-        acc_type=IntType(9, True), mid_type=IntType(4, True), out_type=IntType(4, True), shift=3,
-        half_up=1, entries=16, table_offset=8, max_tokens=6, weight_ram=1, sets=12,
+        in_channels=12, out_channels=6, n=1, m=1, simd=6, pe=2, tp=4, pack=2, pack_out=2,
+        mult_dsp=1, in_type=IntType(3, True), weight_type=IntType(3, True),
+        bias_type=IntType(6, True), acc_type=IntType(9, True), mid_type=IntType(4, True),
+        out_type=IntType(4, True), shift=3, half_up=1, entries=16, table_offset=8, max_tokens=6,
+        weight_ram=1, sets=12,
     ),
 ]  # fmt: skip
 
