@@ -307,7 +307,8 @@ def share_code(graph: Graph, folder: Path) -> str:
         if node.core not in SHARED:
             continue
         path = f"mem/{graph.name}.u_{node.name}."
-        source = source.replace(f'"{path}', '"mem/%m.')
+        # settings are read inside a block, where %m is another name
+        source = re.sub(f'"{re.escape(path)}(?!settings)', '"mem/%m.', source)
         for file in (folder / "mem").glob(f"{graph.name}.u_{node.name}.*.hex[0-9a-f]"):
             if not file.is_symlink():
                 prefix, key, kind = file.name.rsplit(".", 2)
