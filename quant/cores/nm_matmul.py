@@ -313,7 +313,8 @@ class NmMatmulParams(CoreParams):
             block += Resources(*(number * v for v in one.astuple()))
             uram += number * -(-bits // 72) * -(-words // 4096) if self.weight_ram == 2 else 0
         if not self.weight_ram:
-            lut += rom(width, words, 32)
+            # behind more than eight bits of address open synthesis makes twice as much of a word
+            lut += rom(width, words, 32 if self.sets == 1 or words <= 256 else 16)
             ff += min(width, 1 << min(words, 20))
         ff += (len(slices) - 1) * 2 * words.bit_length() + width // 2 * (chain > 1)
         # inputs for the blocks of a chain: a shift register takes a LUT, two registers none
