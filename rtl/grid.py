@@ -216,6 +216,8 @@ GRID: dict[str, list[Any]] = {
             {"n": 1, "m": 16, "simd": 48, "in_type": _int(8)},
             {"n": 1, "m": 1, "groups": 3, "simd": 4},
             {"in_channels": 192, "simd": 4, "pe": 1},
+            {"weight_ram": 0, "tp": 2, "sets": 3},
+            {"entries": 64, "mid_type": _int(6), "table_offset": 32, "sets": 12},
         ),
         *_vary(
             _PRODUCT_192,

@@ -795,6 +795,35 @@ def test_nm_matmul_table_is_the_lookup_table(rng: torch.Generator) -> None:
             assert y == lookup_table(table, values, nm_matmul(plain, weight, x))
 
 
+def test_nm_matmul_sets_are_cores_of_their_own(rng: torch.Generator) -> None:
+    """Every frame gets what a core with the constants of its set alone makes of it; the memories of
+    all sets hold those of each where the addresses of the RTL core point to."""
+    p = NmMatmulParams(in_channels=12, out_channels=6, m=2, n=1, simd=4, pe=2, max_tokens=4,
+                       bias_type=s(10), mid_type=s(6), entries=20, table_offset=16, table_shift=1,
+                       sets=3)  # fmt: skip
+    core = load_core("nm_matmul")
+    constants, (x, chosen) = core.stimuli(rng, p, FRAMES)
+    number = chosen.data[:, 0, 0]
+    assert number.unique().tolist() == [0, 1, 2]
+    y = core.golden(p, constants, x, chosen)
+    images = p.images(constants)
+    for index in range(p.sets):
+        own = {name: values[index] for name, values in constants.items()}
+        alone = dataclasses.replace(p, sets=1)
+        want = check("nm_matmul", alone, own, [x])
+        for i in (number == index).nonzero()[:, 0].tolist():
+            assert torch.equal(y.frame(i), want.frame(i))
+            assert bool(y.package[i]) == bool(want.package[i])
+        for name, stride in (("weights", 9), ("bias", 4), ("table", 32)):
+            words = alone.memories(own)[name].words
+            at = index * stride
+            assert images[name].words[at : at + len(words)] == words
+        for name in images["weights"].files("w"):
+            lines = images["weights"].files("w")[name].splitlines()
+            one = alone.memories(own)["weights"].files("w")[name].splitlines()
+            assert lines[index * 9 : index * 9 + 9] == one
+
+
 def test_nm_matmul_folding_does_not_change_a_value(rng: torch.Generator) -> None:
     p = NmMatmulParams(in_channels=16, out_channels=8, max_tokens=7, bias_type=s(10))
     constants, (x,) = load_core("nm_matmul").stimuli(rng, p, FRAMES)
@@ -820,6 +849,8 @@ def test_nm_matmul_folding_does_not_change_a_value(rng: torch.Generator) -> None
         ({"mult_dsp": 1, "in_type": s(28)}, "suits no DSP block"),
         ({"entries": 1}, "a table has at least 2 entries"),
         ({"weight_ram": 3}, "weight_ram is 0, 1 or 2"),
+        ({"sets": 0}, "0 sets: 1 to 64 are"),
+        ({"sets": 65}, "65 sets: 1 to 64 are"),
         ({"n": 4}, "dense is n = m = 1"),
     ],
 )

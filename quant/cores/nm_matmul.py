@@ -313,7 +313,8 @@ class NmMatmulParams(CoreParams):
             block += Resources(*(number * v for v in one.astuple()))
             uram += number * -(-bits // 72) * -(-words // 4096) if self.weight_ram == 2 else 0
         if not self.weight_ram:
-            lut += rom(width, words, 32)
+            # behind more than eight bits of address open synthesis makes twice as much of a word
+            lut += rom(width, words, 32 if self.sets == 1 or words <= 256 else 16)
             ff += min(width, 1 << min(words, 20))
         ff += (len(slices) - 1) * 2 * words.bit_length() + width // 2 * (chain > 1)
         # inputs for the blocks of a chain: a shift register takes a LUT, two registers none
@@ -340,8 +341,14 @@ class NmMatmulParams(CoreParams):
             count, size, carries = sums, size + 2, 0
         lut += tp * pe * carries
         # accumulators and bias
-        lut += tp * pe * acc + rom(pe * self.bias_type.bits, self._padded(tiles), 20)
-        ff += tp * pe * acc + pe * self.bias_type.bits
+        lut += tp * pe * acc
+        ff += tp * pe * acc
+        bias = self.pe * self.bias_type.bits
+        if self.sets == 1:
+            lut += rom(bias, tiles, 20)
+            ff += bias
+        else:
+            block += parallel_rom(self._padded(tiles), bias, 1)
         # one token after the other
         if tp > 1:
             lut += tp * lut_ram(pe * acc, 2 << (tiles - 1).bit_length())
@@ -353,12 +360,19 @@ class NmMatmulParams(CoreParams):
         ff += pe * (rounded + result + 2 * out)
         if self.entries:
             index = (self.entries - 1).bit_length()
-            lut += pe * (2 * index + out * -(-self._padded(self.entries) // 64))
-            ff += pe * (index + out)
+            lut += pe * 2 * index
+            ff += pe * index
+            if self.sets == 1:
+                lut += pe * out * -(-self.entries // 64)
+                ff += pe * out
+            else:
+                block += parallel_rom(self._padded(self.entries), out, pe)
         control = 50 + 2 * words.bit_length()
+        if self.sets > 1:  # where a set begins; its number in the banks, the pipeline and behind it
+            control += words.bit_length() + 6 * (self.sets - 1).bit_length()
         return Resources(
             lut=lut + block.lut + control,
-            ff=ff + control,
+            ff=ff + block.ff + control,
             dsp=shares * mults // self.pack_out if self.mult_dsp else 0,
             bram36=block.bram36,
             uram=uram,
@@ -378,6 +392,16 @@ def rom(width: int, words: int, dense: int) -> float:
     """LUTs of a ROM in logic, where equal columns of a short one are one: about one per column and
     ``dense`` words. What open synthesis makes of a deep one depends on its contents."""
     return min(width, 1 << min(words, 20)) * max(0.6, words / dense)
+
+
+def parallel_rom(words: int, bits: int, reads: int) -> Resources:
+    """A ROM of random contents with that many registered outputs, where open synthesis chooses
+    between block RAM, two of them per block, and logic."""
+    one, pairs = block_rom(words, bits), -(-reads // 2)
+    if 258 * pairs * one.bram36 + 2 < words * bits / 64:
+        return Resources(lut=reads * one.lut, bram36=pairs * one.bram36)
+    pages = -(-words // 64)
+    return Resources(lut=reads * bits * (pages + max(pages - 4, 0) / 3), ff=reads * bits)
 
 
 def lut_multiplier(x: IntType, w: IntType) -> float:
