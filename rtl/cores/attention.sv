@@ -264,8 +264,14 @@ module attention #(
     $error("attention: an intermediate value needs more than 62 bits");
   end
 
-  logic [ExpBits-1:0] exp_rom [ExpWords];
-  logic [RecipBits-1:0] recip_rom [RecipWords];
+  // Tables of many sets fill a block RAM, which has two ports. Yosys knows no ROM in LUT RAM: "registers" is logic.
+  localparam ExpRom = Sets == 1 ? "auto" : ExpWords > 256 ? "block" : "distributed";
+  localparam ExpRam = Sets > 1 && ExpWords <= 256 ? "registers" : ExpRom;
+  localparam RecipRom = Sets == 1 ? "auto" : RecipWords > 256 ? "block" : "distributed";
+  localparam RecipRam = Sets > 1 && RecipWords <= 256 ? "registers" : RecipRom;
+
+  (* rom_style = ExpRom, ram_style = ExpRam *) logic [ExpBits-1:0] exp_rom [ExpWords];
+  (* rom_style = RecipRom, ram_style = RecipRam *) logic [RecipBits-1:0] recip_rom [RecipWords];
   initial begin
     if (ExpFile != "") $readmemh(`MEMORY_FILE(ExpFile), exp_rom);
     if (RecipFile != "") $readmemh(`MEMORY_FILE(RecipFile), recip_rom);
