@@ -141,7 +141,13 @@ GRID: dict[str, list[Any]] = {
             {"n": 4, "tp": 2},
             {"n": 4, "tp": 4},
             {"n": 2, "m": 16, "simd": 4, "tp": 2},
+            # the blocks of DeiT-Tiny share it
+            {"n": 4, "tp": 2, "recip_type": _uint(13), "prob_shift": 20, "far_prob_shift": 0,
+             "exp_shift": 5, "exp_offset": 16, "exp_span": 3, "near_shift": 14, "near_span": 1,
+             "near_offset": -34000, "far_shift": 17, "far_span": 1, "far_offset": -720000,
+             "sets": 12},
         ),
+        dataclasses.replace(_ATTENTION_48, mult_dsp=1, exp_span=2, sets=3),
     ],
     "first_token": [
         FirstTokenParams(max_tokens=17, channels=48, simd=1),

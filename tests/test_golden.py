@@ -611,6 +611,53 @@ def test_attention_packing() -> None:
     } == {0}
 
 
+SEGMENTS: dict[str, Any] = {
+    **{"exp_type": u(12), "recip_type": u(8), "recip_entries": 16, "near_offset": -2600},
+    **{"near_shift": 9, "far_offset": -12000, "far_shift": 11, "max_tokens": 14},
+    **{"q_type": s(3), "k_type": s(3)},
+}
+
+
+@pytest.mark.parametrize("half_up", [0, 1])
+@pytest.mark.parametrize(
+    ("common", "own", "new"),
+    [
+        # (prob_shift, far_prob_shift) of the layers; prob_shift, far_prob_shift, bits of the table
+        (SEGMENTS, [(12, 4), (14, 3), (13, 5), (14, 4)], (18, 0, 14)),
+        # the near entries would need 21 bits
+        (SEGMENTS, [(12, 4), (12, 13), (10, 5)], (12, 13, 18)),
+        (SEGMENTS, [(-3, 1), (2, 0), (0, 3)], (3, 0, 14)),
+        (SEGMENTS, [(12, 4), (12, 4)], (12, 4, 8)),
+        ({"max_tokens": 9}, [(4, 0), (6, 0), (-1, 0)], (6, 0, 19)),
+    ],
+)
+def test_attention_stack(
+    common: dict[str, Any], own: list[tuple[int, int]], new: tuple[int, int, int], half_up: int,
+    rng: torch.Generator,
+) -> None:  # fmt: skip
+    """Layers with shifts of their own compute the same as sets of one core."""
+    core = load_core("attention")
+    layers, frames = [], []
+    for i, (prob, far) in enumerate(own):
+        p = AttentionParams(
+            **{"exp_shift": 3 + i, "exp_offset": 7 - i, **common, "half_up": half_up},
+            prob_shift=prob,
+            far_prob_shift=far,
+        )
+        constants, xs = core.stimuli(rng, p, 6)
+        layers.append((p, constants))
+        frames.append((xs, core.golden(p, constants, *xs)))
+    stacked, constants = AttentionParams.stack(layers)
+    bits = stacked.recip_type.bits
+    assert (stacked.prob_shift, stacked.far_prob_shift, bits) == new
+    assert (stacked.sets, stacked.exp_span, stacked.near_span) == (len(own), len(own) - 1, 0)
+    assert (stacked.exp_shift, stacked.exp_offset) == (2 + len(own), 7)
+    stacked.recip_type.check(constants["recip"], "recip")
+    for i, (xs, y) in enumerate(frames):
+        chosen = Stream.full(torch.full((6, 1, 1), i))
+        assert core.golden(stacked, constants, *xs, chosen) == y
+
+
 def test_attention_saturated_scores() -> None:
     """Largest positive against largest negative score: the table's last entry, no overflow."""
     p = AttentionParams(channels=8, heads=1, max_tokens=4, n=2, m=2)

@@ -59,6 +59,11 @@ CASES: dict[str, list[dict[str, object]]] = {
             **{"channels": 12, "heads": 2, "simd": 3, "heads_par": 2, "tp": 3, "n": 2, "m": 16},
             **{"max_tokens": 20, "v_type": u(3), "out_type": u(7), "half_up": 1, "kv_ram": 1},
         },
+        {
+            **{"max_tokens": 9, "recip_entries": 8, "near_offset": -1100, "near_shift": 8},
+            **{"far_offset": -3500, "far_shift": 7, "far_prob_shift": 1, "prob_shift": 15},
+            **{"exp_span": 4, "near_span": 2, "far_span": 1, "sets": 7},
+        },
     ],
     "first_token": [
         {"max_tokens": 6},

@@ -182,19 +182,19 @@ class AttentionParams(CoreParams):
         alike = ("recip_type", "prob_shift", "far_prob_shift")
         if all(getattr(p, name) == getattr(first, name) for p, _ in layers for name in alike):
             return layers
-        near = max(p.prob_shift for p, _ in layers)
+        least = max(p.prob_shift for p, _ in layers)
         far = max(p.prob_shift + p.far_prob_shift for p, _ in layers)
-        tables = []
-        for p, constants in layers:
-            up = torch.full_like(constants["recip"], near - p.prob_shift)
-            if p.recip_entries:
-                up[p.recip_entries :] = far - p.prob_shift - p.far_prob_shift
-            tables.append(constants["recip"] << up)
-        new = {
-            "prob_shift": near,
-            "far_prob_shift": far - near if first.recip_entries else 0,
-            "recip_type": IntType.fitting(0, max(int(t.max()) for t in tables)),
-        }
+        for near in (far, least):  # a shift fewer at run time, if the larger entries suit a DSP
+            tables = []
+            for p, constants in layers:
+                up = torch.full_like(constants["recip"], near - p.prob_shift)
+                if p.recip_entries:
+                    up[p.recip_entries :] = far - p.prob_shift - p.far_prob_shift
+                tables.append(constants["recip"] << up)
+            recip_type = IntType.fitting(0, max(int(t.max()) for t in tables))
+            if recip_type.bits < min(DSP_PORTS):
+                break
+        new = {"prob_shift": near, "far_prob_shift": far - near, "recip_type": recip_type}
         return [
             (replace(p, **new), {**constants, "recip": table})
             for (p, constants), table in zip(layers, tables, strict=True)
@@ -352,13 +352,22 @@ class AttentionParams(CoreParams):
         subs, slot = n // par, (m - 1).bit_length() if n < m else 0
         groups = -(-self.max_tokens // m)
         total = exp.bits + (groups * n - 1).bit_length()  # of a row's exponentials
+        exp_rom = par * exp.bits * self.exp_entries / 80
         if self.recip_entries:  # two sums and their limits, table, choice of two shifts
             position, places = 1, self.far_prob_shift
             normal = 3 * total + 2 * (2 * self.recip_entries).bit_length()
-            normal += recip.bits * -(-self.recip_entries // 32)
+            recip_rom = float(recip.bits * -(-self.recip_entries // 32))
         else:
             position, places = max((total - 1).bit_length(), 1), total - 1
-            normal = 2 * total + 45
+            normal, recip_rom = 2 * total + 35, 10.0
+        bram18 = shared_settings = 0.0
+        if self.sets > 1:
+            exp_rom, exp_blocks = self._table(self.exp_entries, exp.bits, par)
+            words = 2 * self.recip_entries or 1 << self.index_bits
+            recip_rom, recip_blocks = self._table(words, recip.bits, 1)
+            bram18 = exp_blocks + recip_blocks
+            shared_settings, own = self._settings(s, total)
+            normal += own
         acc = prob.bits + v.bits + (not v.signed) + (groups * n - 1).bit_length()
         qk = q.bits + k.bits + (not q.signed and not k.signed)
         pv = prob.bits + v.bits + (not v.signed)
@@ -383,9 +392,8 @@ class AttentionParams(CoreParams):
             luts += 2.5 * s * (m - 1)
         luts += 1.68 * s  # maximum of the row
         # softmax, requantisation
-        luts += par * (
-            (s + 2) * (1 + (subs > 2) * _multiplexer(subs)) + exp.bits * self.exp_entries / 80
-        )
+        luts += par * ((s + 2) * (1 + (subs > 2) * _multiplexer(subs)))
+        luts += exp_rom + recip_rom
         luts += s / 2 + normal + _tree(par, exp.bits) + par * (aligned + 2 * prob.bits + 15)
         exact = out.signed and self.shift <= 0 and acc - self.shift <= out.bits
         luts += 0 if exact else simd * (out.bits + 6)
@@ -404,10 +412,10 @@ class AttentionParams(CoreParams):
             luts += _lut_ram(width, depth)
         luts *= rows
         # the output, of one row at a time; control
-        luts += simd * out.bits * (1 + _multiplexer(rows)) + 420 + shared
+        luts += simd * out.bits * (1 + _multiplexer(rows)) + 420 + shared + shared_settings
         # k and v, two frames each
         words = 2 * groups * self.head_groups * self.chunks
-        bram18 = uram = 0
+        uram = 0
         for bits in (simd * k.bits, simd * v.bits):
             if self.kv_ram == 0:
                 luts += self.heads_par * m * _lut_ram(bits, words)
@@ -418,6 +426,30 @@ class AttentionParams(CoreParams):
             else:
                 uram += self.heads_par * m * -(-bits // 72) * -(-words // 4096)
         return Resources(lut=luts, ff=self._registers(), dsp=dsp, bram36=bram18 / 2, uram=uram)
+
+    def _table(self, size: int, bits: int, lanes: int) -> tuple[float, int]:
+        """A ROM of ``size`` words per set: LUTs of a row, which reads it in ``lanes`` places, and
+        RAMB18s of all rows."""
+        words = (self.sets - 1 << (size - 1).bit_length()) + size
+        if words <= 256:
+            return lanes * bits * words / 80, 0
+        readers = self.tp * self.heads_par * lanes
+        blocks, banks = _rom(bits, words, readers)
+        return lanes * bits * _multiplexer(banks), blocks
+
+    def _settings(self, score: int, total: int) -> tuple[float, float]:
+        """LUTs that all rows share, LUTs of a row: what the settings of a set ask for."""
+        number, offset = (self.sets - 1).bit_length(), self.exp_offset.bit_length()
+        spans = self.exp_span, self.near_span, self.far_span
+        bits = offset + sum(span.bit_length() for span in spans)
+        bits += sum(x.bit_length() + 1 for x in (self.near_offset, self.far_offset) if x)
+        shared = bits + _lut_ram(offset + number, self._depths()["blocks"]) + 2 * number
+        exp, near, far = (_multiplexer(span + 1) for span in spans)
+        own = self.softmax_lanes * exp * (score + 2 - self.exp_shift + self.exp_span)
+        if self.recip_entries:
+            own += near * (total + 2 - self.near_shift + self.near_span)
+            own += far * (total + 2 - self.far_shift + self.far_span)
+        return shared, own
 
     def _dots(self) -> tuple[float, float, float]:
         """LUTs of all rows, LUTs that they share, DSP blocks: products in chains of DSP blocks.
@@ -477,6 +509,10 @@ class AttentionParams(CoreParams):
             row += simd * (n * product(prob, v) + _tree(n, pv + 1))
             row += n * (2 * prob.bits + simd * v.bits)
         row += m * s if n == m else 2 * m * s + m * (m - 1) / 2 + n * (m + s + slot)
+        if self.sets > 1:
+            bits = (self.sets - 1).bit_length()
+            offsets = (self.near_offset, self.far_offset)
+            shared += 6 * bits + sum(x.bit_length() + 1 for x in offsets if x) + 5
         row += n * (s + 2 * slot) + 2 * s + carried
         row += par * (s + 3 * exp.bits + 3 * slot + recip.bits + total + 3 * prob.bits)
         return self.tp * self.heads_par * row + shared + 4 * simd * out.bits + 350
@@ -578,6 +614,20 @@ def _block_ram(width: int, depth: int) -> tuple[int, int]:
                 banks * -(-width // unit) * unit if bits >= 9 else banks * bits * -(-width // bits)
             )
             choices.append((cost * -(-used // bits), banks))
+    return min(choices)
+
+
+def _rom(width: int, depth: int, readers: int) -> tuple[int, int]:
+    """RAMB18s of a table in block RAM as open synthesis builds it, and the banks that a read
+    chooses from: with a reader per block, or two readers per block, which is then half as wide."""
+    choices = []
+    for share, shapes in (
+        (1, ((1, 512, 36), (2, 512, 72))),
+        (2, ((1, 1024, 18), (1, 2048, 9), (2, 2048, 18), (2, 1024, 36), (2, 4096, 9))),
+    ):
+        for cost, words, bits in shapes:
+            banks = -(-depth // words)
+            choices.append((-(-readers // share) * cost * -(-banks * width // bits), banks))
     return min(choices)
 
 

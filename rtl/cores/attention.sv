@@ -264,8 +264,16 @@ module attention #(
     $error("attention: an intermediate value needs more than 62 bits");
   end
 
-  logic [ExpBits-1:0] exp_rom [ExpWords];
-  logic [RecipBits-1:0] recip_rom [RecipWords];
+  // Tables of many sets fill a block RAM, which has two ports. Yosys knows no ROM in LUT RAM: "registers" is logic.
+  /* verilator lint_off UNUSEDPARAM */
+  localparam ExpRom = Sets == 1 ? "auto" : ExpWords > 256 ? "block" : "distributed";
+  localparam ExpRam = Sets > 1 && ExpWords <= 256 ? "registers" : ExpRom;
+  localparam RecipRom = Sets == 1 ? "auto" : RecipWords > 256 ? "block" : "distributed";
+  localparam RecipRam = Sets > 1 && RecipWords <= 256 ? "registers" : RecipRom;
+  /* verilator lint_on UNUSEDPARAM */
+
+  (* rom_style = ExpRom, ram_style = ExpRam *) logic [ExpBits-1:0] exp_rom [ExpWords];
+  (* rom_style = RecipRom, ram_style = RecipRam *) logic [RecipBits-1:0] recip_rom [RecipWords];
   initial begin
     if (ExpFile != "") $readmemh(`MEMORY_FILE(ExpFile), exp_rom);
     if (RecipFile != "") $readmemh(`MEMORY_FILE(RecipFile), recip_rom);
@@ -638,8 +646,8 @@ module attention #(
     /* verilator lint_off UNUSEDSIGNAL */
     settings_t s_settings, x_settings, sum_settings;  // no stage needs all of it
     /* verilator lint_on UNUSEDSIGNAL */
-    logic full_q;
-    logic [SetBits-1:0] set_q;  // of the frame that the score stage works on
+    logic [SetBits-1:0] s_set;  // of the frame that the score stage works on
+    logic unused_last, unused_user;
     logic [RecipAt-1:1][SetBits-1:0] x_set_q;
     // the offset is looked up beforehand: it has no cycle to wait for
     (* ram_style = "distributed" *)
@@ -652,9 +660,7 @@ module attention #(
 
     initial if (SettingsFile != "") $readmemh(`MEMORY_FILE(SettingsFile), settings_rom);
 
-    assign set_valid = full_q;
-    assign s_axis_set_tready = !full_q || k_take;
-    assign s_settings = settings_t'(settings_rom[set_q]);
+    assign s_settings = settings_t'(settings_rom[s_set]);
     assign x_settings = settings_t'(settings_rom[x_set_q[1]]);
     assign sum_settings = settings_t'(settings_rom[x_set_q[SumAt-1]]);
     assign {exp_offset, x_set} = set_mem[x_at_q[BlockPtrBits-1:0]];
@@ -666,15 +672,26 @@ module attention #(
     assign far_more = far_more_q;
     assign recip_set = x_set_q[RecipAt-1];
 
-    always_ff @(posedge clk_i) begin
-      if (!rst_ni) full_q <= 1'b0;
-      else if (s_axis_set_tready) full_q <= s_axis_set_tvalid;
-    end
+    skid_buffer #(
+        .DataBits(SetBits)
+    ) u_set (
+        .clk_i,
+        .rst_ni,
+        .s_axis_tdata(s_axis_set_tdata),
+        .s_axis_tvalid(s_axis_set_tvalid),
+        .s_axis_tready(s_axis_set_tready),
+        .s_axis_tlast(1'b1),
+        .s_axis_tuser(1'b0),
+        .m_axis_tdata(s_set),
+        .m_axis_tvalid(set_valid),
+        .m_axis_tready(k_take),
+        .m_axis_tlast(unused_last),
+        .m_axis_tuser(unused_user)
+    );
 
     always_ff @(posedge clk_i) begin
-      if (s_axis_set_tready) set_q <= s_axis_set_tdata;
       if (s_issue && s_block_first) begin
-        set_mem[begun_q[BlockPtrBits-1:0]] <= {OffsetBits'(s_settings.exp_offset), set_q};
+        set_mem[begun_q[BlockPtrBits-1:0]] <= {OffsetBits'(s_settings.exp_offset), s_set};
       end
       x_set_q <= {x_set_q[RecipAt-2:1], x_set};
       exp_more_q <= ExpMoreBits'(x_settings.exp_shift - 5'(ExpLeast));
@@ -686,7 +703,7 @@ module attention #(
 
 `ifndef SYNTHESIS
     always_ff @(posedge clk_i) begin
-      if (rst_ni && full_q) assert (32'(set_q) < Sets) else $error("no such set");
+      if (rst_ni && set_valid) assert (32'(s_set) < Sets) else $error("no such set");
     end
 `endif
   end else begin : gen_one_set
