@@ -28,7 +28,6 @@ from sievit.quant.params import (
 )
 from sievit.quant.rounding import round_shift, rsqrt_index, rsqrt_table, saturate
 
-
 #: table_shift of a set is at least the greatest one less this, as far as the cost is concerned
 SHIFTS = 6
 
