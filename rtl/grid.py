@@ -194,7 +194,9 @@ GRID: dict[str, list[Any]] = {
             {"simd": 2, "mult_dsp": 0},
             {"simd": 2, "out_type": _int(8), "table_shift": 23, "shift": 27},
             {"simd": 4},
+            {"simd": 2, "table_shift": 23, "sets": 12},
         ),
+        *_vary(_NORM_48, {"simd": 4, "sets": 3}),
     ],
     "lookup_table": _vary(
         LookupTableParams(max_tokens=197, channels=768, in_type=_int(6), out_type=_int(6)),
@@ -205,6 +207,9 @@ GRID: dict[str, list[Any]] = {
         {"simd": 4, "in_type": _int(12), "entries": 128, "offset": 100, "shift": 4},
         {"simd": 16, "in_type": _int(4), "out_type": _int(4), "entries": 16, "offset": 8},
         {"simd": 2, "in_type": _int(10), "out_type": _int(8), "entries": 512, "offset": 256},
+        {"simd": 4, "in_type": _int(10), "out_type": _int(4), "entries": 64, "offset": 174,
+         "shift": 3, "sets": 12},
+        {"simd": 2, "in_type": _int(8), "out_type": _uint(8), "sets": 12},
     ),
     "nm_matmul": [
         NmMatmulParams(max_tokens=17),
@@ -270,6 +275,10 @@ GRID: dict[str, list[Any]] = {
          "a_mult": 986673, "a_mult_shift": 20},
         {"simd": 4, "a_type": _int(14), "b_type": _int(16), "out_type": _int(14), "half_up": 1,
          "a_mult": 986673, "a_mult_shift": 20, "mult_dsp": 1},
+        {"simd": 4, "a_type": _int(14), "b_type": _int(16), "out_type": _int(14), "half_up": 1,
+         "a_mult": 986673, "a_mult_shift": 20, "sets": 12},
+        {"simd": 4, "a_type": _int(14), "b_type": _int(16), "out_type": _int(14), "half_up": 1,
+         "a_mult": 986673, "a_mult_shift": 20, "mult_dsp": 1, "sets": 12},
     ),
     "token_mean": [
         *_vary(

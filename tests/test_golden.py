@@ -517,7 +517,7 @@ def test_a_set_is_its_layer(
         ("residual_add", [{"a_mult": 1 << 30}, {"a_mult_shift": 3}], "1 to 31 bits"),
         ("residual_add", [{"shift": 1}, {"shift": 2}], "shift differs"),
         ("lookup_table", [{"out_type": s(4)}, {"out_type": s(5)}], "out_type differs"),
-        ("layernorm", [{"shift": 10}, {"shift": 50}], "bias of these layers would have"),
+        ("layernorm", [{"shift": 10}, {"shift": 55}], "bias of these layers would have"),
         ("layernorm", [{"shift": 10}, {"shift": 75}], "constants of"),
         ("layernorm", [{"norm_shift": 2}, {"norm_shift": 1}], "norm_shift differs"),
         ("layernorm", [{"entries": 8}, {}], "entries differs"),

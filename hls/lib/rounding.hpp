@@ -140,7 +140,7 @@ normal rsqrt_index(const ap_uint<Bits>& x) {
   return {static_cast<int>(index), e};
 }
 
-/// `clamp((x + offset) >> shift, 0, Cfg::entries - 1)`; neither is of greater magnitude than that in `Cfg`.
+/// `clamp((x + offset) >> shift, 0, Cfg::entries - 1)`, with an offset no greater than that in `Cfg`.
 template <class Cfg, int Bits>
 int table_index(const ap_int<Bits>& x, int offset = Cfg::offset, int shift = Cfg::shift) {
 #pragma HLS INLINE  // an adder and two comparisons

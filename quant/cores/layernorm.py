@@ -28,6 +28,9 @@ from sievit.quant.params import (
 )
 from sievit.quant.rounding import round_shift, rsqrt_index, rsqrt_table, saturate
 
+#: table_shift of a set is at least the greatest one less this, as far as the cost is concerned
+SHIFTS = 6
+
 
 @dataclass(frozen=True)
 class LayernormParams(CoreParams):
@@ -224,8 +227,11 @@ class LayernormParams(CoreParams):
             share = self.mean_digits() * (rows - 1) / rows
             constant = Resources(constant.lut * share, constant.ff)
         token += find + constant + cross.resources()
-        token += rom(words, self.rsqrt_type.bits)
-        token += rom(beats, lanes * (self.scale_type.bits + self.bias_type.bits))
+        if self.sets > 1:
+            token += self.sets_resources(words)
+        else:
+            token += rom(words, self.rsqrt_type.bits)
+            token += rom(beats, lanes * (self.scale_type.bits + self.bias_type.bits))
         token += ram(1 << (beats + statistics - 1).bit_length(), lanes * self.in_type.bits + 2)
         token += Resources(lut=8 * -(-(cross.b + self.rsqrt_type.bits + 5) // 14))
 
@@ -241,6 +247,29 @@ class LayernormParams(CoreParams):
         total = token + Resources(lut=tree, ff=tree)
         for _ in range(lanes):
             total += lane
+        return total
+
+    def sets_resources(self, words: int) -> Resources:
+        """The tables of ``words`` entries, scales and biases of all sets, what every set has of its
+        own for the table, and the way of its number.
+        """
+        each = [(words, self.rsqrt_type.bits)]
+        each += [(self.beats, self.simd * t.bits) for t in (self.scale_type, self.bias_type)]
+        total = Resources()
+        for size, bits in each:
+            total += rom(((self.sets - 1) << (size - 1).bit_length()) + size, bits)
+        second = self.simd * (self.scale_type.bits + self.bias_type.bits)
+        bits = (self.sets - 1).bit_length()
+        total += Resources(lut=6 * bits, ff=4 * bits + second)
+        if self.entries:
+            v = self.square_bits
+            offset = abs(self.table_offset).bit_length() + 1
+            least = max(self.table_shift - SHIFTS, 0)
+            shift = (least ^ self.table_shift).bit_length()  # that differ between the sets
+            total += Resources(
+                lut=v + offset + shift + 0.8 * (v - least) * shift,
+                ff=offset + shift + self.table_shift - least,
+            )
         return total
 
     def alignment(self) -> tuple[Resources, int, Resources]:
@@ -336,7 +365,7 @@ def stimuli(
 def settings(rng: torch.Generator, p: LayernormParams) -> dict[str, Tensor]:
     """Offsets of both signs and shifts up to those of ``p``, which the first set has."""
     most = abs(p.table_offset) if p.entries else 0
-    least = max(p.table_shift - 6, 0) if p.entries else p.table_shift
+    least = max(p.table_shift - SHIFTS, 0) if p.entries else p.table_shift
     offset = torch.randint(-most, most + 1, (p.sets,), generator=rng)
     shift = torch.randint(least, p.table_shift + 1, (p.sets,), generator=rng)
     offset[0], shift[0] = p.table_offset, p.table_shift

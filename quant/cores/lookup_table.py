@@ -112,7 +112,7 @@ class LookupTableParams(CoreParams):
         total = max(abs(self.offset).bit_length() + 1, self.in_type.bits + 1) + 1
         table = rom(((self.sets - 1) << index) + self.entries, out)
         lane = table + Resources(
-            lut=total + min(total, index + 2) * self.shift.bit_length() / 2 + index + out,
+            lut=total + min(total, index + 2) * self.shift.bit_length() / 2 + total + out,
             ff=index + 2 * out,
         )
         words = abs(self.offset).bit_length() + 1 + self.shift.bit_length()

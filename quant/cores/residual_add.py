@@ -124,9 +124,13 @@ class ResidualAddParams(CoreParams):
         total = max(self.skip_type.bits + self.a_shift, self.b_type.bits + self.b_shift) + 1
         out = self.out_type.bits
         skip = self.skip_resources()
-        return Resources(
-            lut=self.simd * (total + 2 * out + skip.lut) + 8,  # sum, saturation, skid buffer
-            ff=self.simd * (total + 3 * out + skip.ff + self.delay * self.b_type.bits) + 12,
+        wait = Resources(ff=self.delay * self.b_type.bits)
+        if self.delay > 2:  # a shift register
+            wait = Resources(lut=self.b_type.bits)
+        factor = self.a_mult.bit_length() if self.sets > 1 and self.scaled else 0
+        return Resources(  # sum, saturation, skid buffer
+            lut=self.simd * (total + 2 * out + skip.lut + wait.lut) + 8 + factor,
+            ff=self.simd * (total + 3 * out + skip.ff + wait.ff) + 12 + factor,
             dsp=self.simd * skip.dsp,
         )
 
@@ -140,6 +144,9 @@ class ResidualAddParams(CoreParams):
         lut, ff = (shift // 5 + 2, shift + skip) if even else (0, skip)
         if mult.in_dsp:
             return Resources(lut=lut, ff=ff + mult.a, dsp=1)
+        if self.sets > 1:
+            unread = shift if self.half_up else 0
+            return mult.resources() + Resources(lut=lut, ff=mult.a - unread)
         if self.a_mult.bit_count() > 1:  # rows of five bits of a, the first of six
             rows = -(-max(mult.a - 1, 5) // 5)
             lut += rows * mult.b + self.a_type.bits - (0 if even else 6)

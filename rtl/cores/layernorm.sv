@@ -479,6 +479,7 @@ module layernorm #(
   // ---- Second pass: normalise, scale, requantise ---------------------------------------------
   // stages before the aligned product; without exponents it is the product itself
   localparam int unsigned Aligned = NormLatency + (Linear ? 1 : 2);
+  localparam int unsigned Numbered = Aligned - (Sets > 1 ? 1 : 0);  // stages before a beat's number
   logic enable;
   // the copy of the counter keeps its increment out of the ROMs' logic
   logic [BeatBits-1:0] out_beat_q, affine_beat_q;
@@ -508,7 +509,7 @@ module layernorm #(
       valid_q <= '0;
     end else if (enable) begin
       if (pop) out_beat_q <= stat_pop ? '0 : out_beat_q + 1'b1;
-      if (valid_q[Aligned-1]) begin
+      if (valid_q[Numbered-1]) begin
         affine_beat_q <= (affine_beat_q == BeatBits'(Beats - 1)) ? '0 : affine_beat_q + 1'b1;
       end
       valid_q <= {valid_q[Normalise-2:0], pop};
@@ -523,17 +524,32 @@ module layernorm #(
       {user_q, last_q} <= {user_q[Normalise-3:0], o_beat_q[Simd*InBits+1],
                            last_q[Normalise-3:0], o_beat_q[Simd*InBits]};
       affine_addr_q <= (BeatAddrBits'(affine_set) << $clog2(Beats)) | BeatAddrBits'(affine_beat_q);
-      s_scale_q <= scale_rom[affine_addr_q];
-      s_bias_q <= bias_rom[affine_addr_q];
     end
   end
 
-  if (Sets > 1) begin : gen_affine_set
-    logic [Aligned-1:0][SetBits-1:0] set_q;
+  if (Sets > 1) begin : gen_deep
+    // the ROMs of many sets are blocks, and a block is slow: its word gets a cycle more
+    logic [Numbered-1:0][SetBits-1:0] set_q;
+    logic [Simd*ScaleBits-1:0] scale_q;
+    logic [Simd*BiasBits-1:0] bias_q;
 
-    always_ff @(posedge clk_i) if (enable) set_q <= {set_q[Aligned-2:0], stat_set};
-    assign affine_set = set_q[Aligned-1];
-  end else begin : gen_no_affine_set
+    always_ff @(posedge clk_i) begin
+      if (enable) begin
+        set_q <= (SetBits * Numbered)'({set_q, stat_set});
+        scale_q <= scale_rom[affine_addr_q];
+        bias_q <= bias_rom[affine_addr_q];
+        s_scale_q <= scale_q;
+        s_bias_q <= bias_q;
+      end
+    end
+    assign affine_set = set_q[Numbered-1];
+  end else begin : gen_flat
+    always_ff @(posedge clk_i) begin
+      if (enable) begin
+        s_scale_q <= scale_rom[affine_addr_q];
+        s_bias_q <= bias_rom[affine_addr_q];
+      end
+    end
     assign affine_set = stat_set;
   end
 
