@@ -43,8 +43,8 @@ PACKAGE = RTL / "lib" / "num_pkg.sv"
 WATCHDOG = 200_000
 
 # Public are the top-level ports alone: everything else stays optimised. --unroll-count keeps loops
-# as loops, or wide cores explode in C++. MAKE completes the empty compiler configuration of the wheel,
-# whose makefiles call a "python" that many systems do not have.
+# as loops, or wide cores explode in C++. MAKE completes the wheel's empty compiler configuration;
+# what its makefiles call "python" is missing on many systems.
 VERILATE = [
     "-cc", "--exe", "--vpi", "--prefix", "Vtop", "-Wall", "--assert",
     "--x-assign", "unique", "--x-initial", "unique", "--unroll-count", "4", "-O3", "-DSHARE_CODE",

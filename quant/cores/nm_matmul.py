@@ -405,7 +405,10 @@ def parallel_rom(words: int, bits: int, reads: int) -> Resources:
 
 
 def lut_multiplier(x: IntType, w: IntType) -> float:
-    """LUTs of a multiplier: two per bit and row of carry-save adders; signs take a little more."""
+    """LUTs of a multiplier: one per bit where both operands fit a LUT, else two per bit and row of
+    carry-save adders; signs take a little more."""
+    if x.bits + w.bits <= 6:
+        return x.bits + w.bits
     wide, narrow = max(x.bits, w.bits), min(x.bits, w.bits)
     return 2 * wide * (narrow - 1) * (1.15 if x.signed and narrow > 2 else 1.0)
 

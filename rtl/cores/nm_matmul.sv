@@ -462,6 +462,24 @@ module nm_matmul #(
     signed_weight = $signed({WeightSigned & w[WeightBits-1], w});
   endfunction
 
+  // the product of operands that fit a LUT together, by {weight, input}: every bit of it is one LUT
+  localparam int unsigned ProductBits = InBits + WeightBits;
+  localparam bit Narrow = !MultDsp && ProductBits <= 6;
+
+  typedef logic [ProductBits-1:0] products_t[Narrow ? 2**ProductBits : 1];
+
+  // verilator coverage_off
+  // called for constants alone
+  function automatic products_t products();
+    logic [InBits-1:0] factor;
+    for (int unsigned k = 0; k < $size(products_t); k++) begin
+      factor = InBits'(k);
+      products[k] = ProductBits'($signed({InSigned & factor[InBits-1], factor}) *
+                                 signed_weight(WeightBits'(k >> InBits)));
+    end
+  endfunction
+  // verilator coverage_on
+
   if (MultDsp) begin : gen_dsp
     localparam int unsigned Outs = Pe / PackOut;
 
@@ -557,13 +575,26 @@ module nm_matmul #(
     assign carry = '0;
 
     // arrays are assigned to registers as a whole: element by element a simulator takes far longer
-    always_comb begin
-      for (int unsigned t = 0; t < Tp; t++) begin
-        for (int unsigned i = 0; i < Mults; i++) begin
-          logic [InBits-1:0] factor;
-          factor = select_q[t*Selections+i%Selections];
-          product_d[t*Mults+i] = FieldBits'($signed({InSigned & factor[InBits-1], factor})) *
-              FieldBits'(signed_weight(weight_q[i]));
+    if (Narrow) begin : gen_narrow
+      localparam products_t Products = products();
+
+      always_comb begin
+        for (int unsigned t = 0; t < Tp; t++) begin
+          for (int unsigned i = 0; i < Mults; i++) begin
+            product_d[t*Mults+i] = FieldBits'($signed(
+                Products[{weight_q[i], select_q[t*Selections+i%Selections]}]));
+          end
+        end
+      end
+    end else begin : gen_wide
+      always_comb begin
+        for (int unsigned t = 0; t < Tp; t++) begin
+          for (int unsigned i = 0; i < Mults; i++) begin
+            logic [InBits-1:0] factor;
+            factor = select_q[t*Selections+i%Selections];
+            product_d[t*Mults+i] = FieldBits'($signed({InSigned & factor[InBits-1], factor})) *
+                FieldBits'(signed_weight(weight_q[i]));
+          end
         end
       end
     end
@@ -601,11 +632,24 @@ module nm_matmul #(
       for (int unsigned o = 0; o < Tp * Pe; o++) begin
         for (int unsigned i = 0; i < To; i++) begin
           logic signed [Bits-1:0] total;
+          logic signed [Bits-2:0] pair[2];
           total = '0;
-          for (int unsigned k = 4 * i; k < 4 * i + 4; k++) begin
-            if (k < From) begin
-              total = total + Bits'(term[o*From+k]) + $signed(Bits'(more[o*From+k]));
+          if (l == 1 && MultDsp) begin
+            for (int unsigned k = 4 * i; k < 4 * i + 4; k++) begin
+              if (k < From) begin
+                total = total + Bits'(term[o*From+k]) + $signed(Bits'(more[o*From+k]));
+              end
             end
+          end else begin
+            // spelt out, or open synthesis makes carry-save adders of it, which cost twice as much
+            for (int unsigned h = 0; h < 2; h++) begin
+              int unsigned k;
+              k = 4 * i + 2 * h;
+              pair[h] = '0;
+              if (k < From) pair[h] = (Bits-1)'(term[o*From+k]);
+              if (k + 1 < From) pair[h] = pair[h] + (Bits-1)'(term[o*From+k+1]);
+            end
+            total = $signed({pair[0][Bits-2], pair[0]}) + $signed({pair[1][Bits-2], pair[1]});
           end
           sum_d[o*To+i] = total;
         end
