@@ -154,7 +154,7 @@ class CoreParams(ABC):
 
     HEAD_LATENCY: ClassVar[int] = 4
     #: layers that share the core, each with constants of its own; a field of cores that can
-    sets: ClassVar[int] = 1
+    sets = 1
     #: fields of which every set has its own value, and the type of that in the settings memory;
     #: the field itself then holds what widths follow from: see the core
     SETTINGS: ClassVar[dict[str, IntType]] = {}
