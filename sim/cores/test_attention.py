@@ -76,8 +76,9 @@ SETS = [
     # three layers, 2:4, tables by the leading one, two tokens side by side
     AttentionParams(
         channels=8, heads=2, simd=2, tp=2, exp_offset=7, exp_shift=5, exp_span=3, exp_entries=20,
-        q_type=IntType(4, True), k_type=IntType(5, True), v_type=IntType(4, True), prob_shift=5,
-        out_type=IntType(6, True), shift=4, index_bits=5, max_tokens=9, sets=3,
+        exp_type=IntType(6, False), recip_type=IntType(8, False), prob_shift=-1, index_bits=5,
+        q_type=IntType(4, True), k_type=IntType(5, True), v_type=IntType(4, True),
+        out_type=IntType(6, True), shift=6, max_tokens=9, sets=3,
     ),
     # twelve layers, dense, segments, DSP products
     AttentionParams(
