@@ -369,8 +369,10 @@ def size_fifos(graph: Graph, lengths: Lengths | None = None) -> Graph:
         nodes.append(replace(node, depths=tuple(depths)))
     loops = []
     for loop in graph.loops:
-        pass_interval = interval_of_all / loop.passes
-        flying = 1 + int(pass_latency(loop, when) / pass_interval)
+        # a frame is on its way from its first beat on the way in to its last one on the way out
+        span = when[loop.back].last - when[loop.back].first
+        way = loop.passes * pass_latency(loop, when) + span
+        flying = 1 + int(way / interval_of_all)
         frame = longest[loop.name] * graph.port_of(loop.name).beats
         # one gathers while the one before it enters
         entry = frame + -(-frame // loop.passes)

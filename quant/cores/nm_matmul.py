@@ -259,7 +259,7 @@ class NmMatmulParams(CoreParams):
                 continue
             terms, steps = simd // self.m * self.n, self.group_inputs // simd
             for pe in divisors(outputs):
-                words = (self.out_channels // pe) * steps
+                words = (self.out_channels // pe) * steps * self.sets
                 bits = words * pe * simd * self.n // self.m * self.weight_type.bits
                 # a RAM block takes 18 kbit at least, UltraRAM 288; deep logic is expensive
                 rams = [0] if words <= 256 else []

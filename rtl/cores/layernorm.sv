@@ -173,12 +173,14 @@ module layernorm #(
   logic [RsqrtBits-1:0] rsqrt_rom [((Sets - 1) << WordBits) + RsqrtWords];
   logic [Simd*ScaleBits-1:0] scale_rom [((Sets - 1) << $clog2(Beats)) + Beats];
   logic [Simd*BiasBits-1:0] bias_rom [((Sets - 1) << $clog2(Beats)) + Beats];
+  logic [37:0] settings_rom [Sets];
   // Without files it can be elaborated; no bench simulates that.
   // verilator coverage_off
   initial begin
     if (RsqrtFile != "") $readmemh(`MEMORY_FILE(RsqrtFile), rsqrt_rom);
     if (ScaleFile != "") $readmemh(`MEMORY_FILE(ScaleFile), scale_rom);
     if (BiasFile != "") $readmemh(`MEMORY_FILE(BiasFile), bias_rom);
+    if (SettingsFile != "") $readmemh(`MEMORY_FILE(SettingsFile), settings_rom);
   end
   // verilator coverage_on
 
@@ -327,15 +329,10 @@ module layernorm #(
   end
 
   if (Sets > 1 && Linear) begin : gen_settings
-    logic [37:0] settings_rom[Sets];
     logic [37:0] b_word, h_word;
     logic signed [OffsetBits-1:0] c_offset_q;
     logic [ShiftBits-1:0] i_shift_q;
     logic unused_bits;
-
-    // verilator coverage_off
-    initial if (SettingsFile != "") $readmemh(`MEMORY_FILE(SettingsFile), settings_rom);
-    // verilator coverage_on
 
     assign b_word = settings_rom[set_sr[Sums-1]];
     assign h_word = settings_rom[set_sr[Sums+SquareWait+1]];
@@ -348,6 +345,9 @@ module layernorm #(
       i_shift_q <= ShiftBits'(h_word[37:32]);
     end
   end else begin : gen_constant
+    logic unused_settings;
+
+    assign unused_settings = ^settings_rom[0];
     assign c_offset = OffsetBits'(Offset);
     assign i_shift = ShiftBits'(TableShift);
   end

@@ -73,7 +73,10 @@ module lookup_table #(
     logic [37:0] word;
     logic unused_bits;
 
+    // without a file it can be elaborated; no bench simulates that
+    // verilator coverage_off
     initial if (SettingsFile != "") $readmemh(SettingsFile, settings_rom);
+    // verilator coverage_on
 
     assign word = settings_rom[s_axis_set_tdata];
     assign offset = OffsetBits'(word[31:0]);

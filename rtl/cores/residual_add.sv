@@ -136,7 +136,10 @@ module residual_add #(
     logic [30:0] mult_q;
     logic unused_bits;
 
+    // without a file it can be elaborated; no bench simulates that
+    // verilator coverage_off
     initial if (SettingsFile != "") $readmemh(SettingsFile, settings_rom);
+    // verilator coverage_on
 
     always_ff @(posedge clk_i) if (en) mult_q <= settings_rom[s_axis_set_tdata];
 
