@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -194,7 +194,11 @@ class AttentionParams(CoreParams):
             recip_type = IntType.fitting(0, max(int(t.max()) for t in tables))
             if recip_type.bits < min(DSP_PORTS):
                 break
-        new = {"prob_shift": near, "far_prob_shift": far - near, "recip_type": recip_type}
+        new: dict[str, Any] = {
+            "prob_shift": near,
+            "far_prob_shift": far - near,
+            "recip_type": recip_type,
+        }
         return [
             (replace(p, **new), {**constants, "recip": table})
             for (p, constants), table in zip(layers, tables, strict=True)
@@ -206,11 +210,12 @@ class AttentionParams(CoreParams):
         if p.sets == 1:
             return p, constants
         shifts = {name: constants[f"{name}_shift"] for name in cls.SPANS}
-        spans = {f"{name}_span": int(s.max() - s.min()) for name, s in shifts.items()}
+        spans: dict[str, Any] = {f"{k}_span": int(s.max() - s.min()) for k, s in shifts.items()}
         return replace(p, **spans), constants
 
     def one(self, constants: Constants, index: int) -> tuple[Self, dict[str, Tensor]]:
-        fixed = replace(self, **{f"{name}_span": 0 for name in self.SPANS})
+        none: dict[str, Any] = {f"{name}_span": 0 for name in self.SPANS}
+        fixed = replace(self, **none)
         return super(AttentionParams, fixed).one(constants, index)
 
     @property
@@ -355,7 +360,7 @@ class AttentionParams(CoreParams):
         exp_rom = par * exp.bits * self.exp_entries / 80
         if self.recip_entries:  # two sums and their limits, table, choice of two shifts
             position, places = 1, self.far_prob_shift
-            normal = 3 * total + 2 * (2 * self.recip_entries).bit_length()
+            normal = 3.0 * total + 2 * (2 * self.recip_entries).bit_length()
             recip_rom = float(recip.bits * -(-self.recip_entries // 32))
         else:
             position, places = max((total - 1).bit_length(), 1), total - 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -164,7 +164,8 @@ class LayernormParams(CoreParams):
                 continue
             values = torch.stack([c[key.removesuffix("_type")] for _, c in out])
             t = IntType.fitting(int(values.min()), int(values.max()))
-            out = [(replace(p, **{key: t}), c) for p, c in out]
+            changed: dict[str, Any] = {key: t}
+            out = [(replace(p, **changed), c) for p, c in out]
         for p, _ in out:
             bits = p.multipliers()[-1].p
             p.require(bits <= 63, f"z * scale + bias of these layers would have {bits} bits")
