@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -31,6 +32,7 @@ from sievit.quant.cores.token_select import TokenSelectParams
 from sievit.quant.files import replace_section, write_atomic
 from sievit.quant.graph import Graph
 from sievit.quant.params import CoreParams, Resources
+from sievit.quant.roll import roll, rolled_lengths
 from sievit.quant.sources import folders_digest
 from sievit.sim.throughput import equal_frames, table
 
@@ -136,7 +138,7 @@ def _record(
         rtl_images=frames, stalls=("none",),
     )  # fmt: skip
     build.front()
-    plain, refused = build.graph, ""
+    plain, lengths, refused = build.graph, build.lengths, ""
     measured: Record = {}
     try:
         build.fold()
@@ -151,29 +153,34 @@ def _record(
         build.finish()
         measured = {"ii": round(build.ii, 1), "latency": build.latency}
         measured["cores"] = {c["name"]: c["cycles_measured"] for c in build.details().cores}
-    tokens = {k: int(v[0]) for k, v in build.lengths.items()}
     out: Record = {"name": made.graph.name, "refused": refused, "measured": measured}
     if fits:
         out["design"] = describe(build.graph, build.lengths)
     if not fits or out["design"]["ii"] > AIM:
         with build.step("fold for aim") as note:
-            wide = aimed(plain, board, build.lengths)
-            out["aim"] = describe(wide, build.lengths)
+            wide, own = aimed(plain, board, lengths)
+            out["aim"] = describe(wide, own)
             note["text"] = _resources(out["aim"]["resources"])
     design = build.graph if fits else wide
     design.save(target / "design")
+    tokens = {k: int(v[0]) for k, v in (build.lengths if fits else own).items()}
     out["proportion"] = proportion(design, tokens)
     return out
 
 
-def aimed(graph: Graph, board: Board, lengths: fold.Lengths) -> Graph:
-    """The design that reaches the aim, at the board's prices but with room for everything."""
+def aimed(
+    graph: Graph, board: Board, lengths: fold.Lengths
+) -> tuple[Graph, dict[str, torch.Tensor]]:
+    """The design that reaches the aim, with layers that share cores, at the board's prices but with
+    room for everything; lengths of frames on its edges."""
     room, target = Resources(*(1000 * b for b in board.budget().astuple())), float(AIM)
+    rolled = roll(graph)
+    own = rolled_lengths(rolled, lengths)
     while True:
-        design = fold.fold(graph, room, lengths, target, board.device())
-        reached, _ = fold.interval(design, lengths)
+        design = fold.fold(rolled, room, own, target, board.device())
+        reached, _ = fold.interval(design, own)
         if reached <= AIM or target < AIM / 2:
-            return design
+            return design, own
         target *= 0.95  # fold stops at the first interval that is not below
 
 
@@ -183,10 +190,11 @@ def describe(graph: Graph, lengths: fold.Lengths) -> Record:
     tokens = {k: int(v[0]) for k, v in lengths.items()}
     cores = []
     for node in graph.nodes:
-        p, t = node.params, tokens[node.inputs[0]]
+        p, t, passes = node.params, tokens[node.inputs[0]], graph.passes(node.name)
         cores.append({
-            "name": node.name, "core": node.core, "tokens": t, "cycles": p.cycles(t),
-            "products": products(p), "macs": p.macs(t) if products(p) else 0,
+            "name": node.name, "core": node.core, "tokens": t, "layers": passes,
+            "cycles": passes * p.cycles(t), "products": products(p),
+            "macs": passes * p.macs(t) if products(p) else 0,
             "folding": " ".join(f"{k}={v}" for k, v in fold.describe(p).items()),
             **{k: round(v, 1) for k, v in asdict(p.resources()).items()},
         })  # fmt: skip
@@ -238,17 +246,22 @@ def proportion(graph: Graph, tokens: Mapping[str, int]) -> list[Record]:
 
 
 def _alone(folder: Path, console: Console) -> list[Record]:
-    """Cycles per frame of cores of the first block of every stage, each simulated alone."""
-    graph, out = Graph.load(folder), []
-    blocks = ["blocks_0_", *(f"blocks_{n.name.split('_')[1]}_" for n in graph.nodes
-                             if isinstance(n.params, TokenSelectParams))]  # fmt: skip
-    for block in blocks:
-        for part in ("attn_q", "attn_attention", "attn_proj", "mlp_fc1", "mlp_fc2"):
-            p = graph.node(block + part).params
-            found = equal_frames(p, p.max_tokens).period
-            out.append({"name": block + part, "tokens": p.max_tokens, "measured": found,
-                        "predicted": p.cycles(p.max_tokens)})  # fmt: skip
-            console.print(f"{block + part}: {found:,} cycles, predicted {out[-1]['predicted']:,}")
+    """Cycles per frame and layer of cores of the first block of every stage, each simulated
+    alone."""
+    graph, out, seen, stage = Graph.load(folder), list[Record](), set[tuple[int, str]](), 0
+    for node in graph.nodes:
+        p, part = node.params, node.name.split("_")[-1]
+        stage += isinstance(p, TokenSelectParams)
+        first = node.name.startswith("blocks_") and (stage, part) not in seen
+        if not first or part not in ("q", "attention", "proj", "fc1", "fc2"):
+            continue
+        seen.add((stage, part))
+        if "sets" in p.flat():  # of one set: the cycles are those of any
+            p, _ = p.one({}, 0)
+        found = equal_frames(p, p.max_tokens).period
+        out.append({"name": node.name, "tokens": p.max_tokens, "measured": found,
+                    "predicted": p.cycles(p.max_tokens)})  # fmt: skip
+        console.print(f"{node.name}: {found:,} cycles, predicted {out[-1]['predicted']:,}")
     return out
 
 
@@ -334,13 +347,23 @@ def _kinds(design: Record, budget: Mapping[str, float]) -> str:
     for kind, cores in sorted(kinds.items(), key=lambda k: -sum(c["lut"] for c in k[1])):
         slow = max(cores, key=lambda c: c["cycles"])
         total = {k: sum(c[k] for c in cores) for k in names}
-        rows.append((kind, f"{len(cores)}", f"{slow['cycles']:,}", f"{slow['name']}",
+        layers = sum(c["layers"] for c in cores)
+        rows.append((kind, f"{len(cores)}", f"{layers}", f"{slow['cycles']:,}", f"{slow['name']}",
                      f"{sum(c['products'] for c in cores):,}", *cells(total)))  # fmt: skip
-    rows.append(("FIFOs, forks, width", "-", "-", "-", "-", *cells(design["plumbing"])))
-    rows.append(("all", f"{len(design['cores'])}", f"{design['ii']:,}", design["slowest"],
-                 f"{design['products']:,}", *cells(design["resources"])))  # fmt: skip
-    rows.append(("budget", "-", "-", "-", "-", *cells(budget)))
-    head = ("cores", "number", "most cycles", "in", "products", *(n.upper() for n in names))
+    rows.append(("FIFOs, forks, loops", "-", "-", "-", "-", "-", *cells(design["plumbing"])))
+    layers = sum(c["layers"] for c in design["cores"])
+    rows.append(("all", f"{len(design['cores'])}", f"{layers}", f"{design['ii']:,}",
+                 design["slowest"], f"{design['products']:,}", *cells(design["resources"])))  # fmt: skip
+    rows.append(("budget", "-", "-", "-", "-", "-", *cells(budget)))
+    head = (
+        "cores",
+        "number",
+        "layers",
+        "most cycles",
+        "in",
+        "products",
+        *(n.upper() for n in names),
+    )
     return table(head, rows)
 
 
