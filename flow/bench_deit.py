@@ -353,7 +353,8 @@ def _kinds(design: Record, budget: Mapping[str, float]) -> str:
     rows.append(("FIFOs, forks, loops", "-", "-", "-", "-", "-", *cells(design["plumbing"])))
     layers = sum(c["layers"] for c in design["cores"])
     rows.append(("all", f"{len(design['cores'])}", f"{layers}", f"{design['ii']:,}",
-                 design["slowest"], f"{design['products']:,}", *cells(design["resources"])))  # fmt: skip
+                 design["slowest"], f"{design['products']:,}",
+                 *cells(design["resources"])))  # fmt: skip
     rows.append(("budget", "-", "-", "-", "-", "-", *cells(budget)))
     head = (
         "cores",
