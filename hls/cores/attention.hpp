@@ -97,7 +97,7 @@ struct attention_shape {
 /// The same wide beat of `tp` tokens, or results of theirs; of the last ones of a frame some may be absent.
 template <class Cfg, int Bits>
 struct attention_tokens {
-  ap_uint<attention_shape<Cfg>::rows * Cfg::simd * Bits> data;
+  ap_uint<attention_shape<Cfg>::lanes * Bits> data[Cfg::tp];
   ap_uint<attention_shape<Cfg>::token_bits> tokens;  // that are there
   ap_uint<1> last;  // tokens of the frame
   ap_uint<1> user;
@@ -180,8 +180,8 @@ template <class Cfg>
 void attention_collect(hls::stream<beat<attention_shape<Cfg>::lanes * Cfg::q_bits>>& in,
                        hls::stream<attention_tokens<Cfg, Cfg::q_bits>>& out) {
   typedef attention_shape<Cfg> shape;
-  typedef ap_uint<shape::rows * Cfg::simd * Cfg::q_bits> word_t;
-  word_t words[2][shape::beats];
+  ap_uint<shape::lanes * Cfg::q_bits> words[2][shape::beats][Cfg::tp];
+#pragma HLS ARRAY_PARTITION variable=words complete dim=3  // tokens side by side
   int bank = 0, token = 0, at = 0, left = 0, tokens = 0;
   bool last = false, user = false;
 beats:
@@ -189,16 +189,19 @@ beats:
 #pragma HLS PIPELINE II=1  // a wide beat per cycle
     if (left > 0) {
       const bool end = last && left == 1;
-      out.write({words[1 - bank][shape::beats - left], ap_uint<shape::token_bits>(tokens), ap_uint<1>(end),
-                 ap_uint<1>(end && user)});
+      attention_tokens<Cfg, Cfg::q_bits> y = {
+          {}, ap_uint<shape::token_bits>(tokens), ap_uint<1>(end), ap_uint<1>(end && user)};
+    send:
+      for (int t = 0; t < Cfg::tp; t++) {
+#pragma HLS UNROLL  // tokens side by side
+        y.data[t] = words[1 - bank][shape::beats - left][t];
+      }
+      out.write(y);
       left--;
     }
     if (!last) {
       const beat<shape::lanes * Cfg::q_bits> x = in.read();
-      word_t word = 0;
-      if (token > 0) word = words[bank][at];
-      set_lane(word, token, x.data);
-      words[bank][at] = word;
+      words[bank][at][token] = x.data;
       last = x.last;
       user = x.user;
       const bool token_end = at == shape::beats - 1;
@@ -220,26 +223,26 @@ template <class Cfg>
 void attention_release(hls::stream<attention_tokens<Cfg, Cfg::out_bits>>& in,
                        hls::stream<beat<attention_shape<Cfg>::lanes * Cfg::out_bits>>& out) {
   typedef attention_shape<Cfg> shape;
-  ap_uint<shape::rows * Cfg::simd * Cfg::out_bits> words[shape::beats];
-  attention_tokens<Cfg, Cfg::out_bits> x = {0, 0, 0, 0};
+  ap_uint<shape::lanes * Cfg::out_bits> words[shape::beats][Cfg::tp];
+#pragma HLS ARRAY_PARTITION variable=words complete dim=2  // tokens side by side
+  attention_tokens<Cfg, Cfg::out_bits> x = {{}, 0, 0, 0};
   int token = 0, at = 0;
   bool done = false;
 beats:
   while (!done) {
 #pragma HLS PIPELINE II=1  // a wide beat per cycle
-    ap_uint<shape::rows * Cfg::simd * Cfg::out_bits> word = 0;
     if (token == 0) {
       x = in.read();
-      word = x.data;
-      words[at] = word;
-    } else {
-      word = words[at];
+    receive:
+      for (int t = 0; t < Cfg::tp; t++) {
+#pragma HLS UNROLL  // tokens side by side
+        words[at][t] = x.data[t];
+      }
     }
     const bool token_end = at == shape::beats - 1;
     const bool set_end = token_end && token + 1 == x.tokens;
     done = set_end && x.last;
-    out.write({get_lane<ap_uint<shape::lanes * Cfg::out_bits>>(word, token), ap_uint<1>(done),
-               ap_uint<1>(done && x.user)});
+    out.write({words[at][token], ap_uint<1>(done), ap_uint<1>(done && x.user)});
     at = token_end ? 0 : at + 1;
     if (token_end) token = set_end ? 0 : token + 1;
   }
@@ -308,7 +311,7 @@ steps:
     receive:
       for (int i = 0; i < shape::rows * Cfg::simd; i++) {
 #pragma HLS UNROLL  // lanes side by side
-        query[chunk][i] = get_lane<typename shape::q_t>(x.data, i);
+        query[chunk][i] = get_lane<typename shape::q_t>(x.data[i / shape::lanes], i % shape::lanes);
       }
     }
     const bool group_end = chunk == shape::chunks - 1;
@@ -532,7 +535,7 @@ steps:
         }
       }
     }
-    attention_tokens<Cfg, Cfg::out_bits> y = {0, w.tokens, w.last, w.user};
+    attention_tokens<Cfg, Cfg::out_bits> y = {{}, w.tokens, w.last, w.user};
   rows:
     for (int r = 0; r < shape::rows; r++) {
 #pragma HLS UNROLL  // rows side by side
@@ -552,7 +555,7 @@ steps:
         acc[chunk][lane] = total;
         if (w.end) {
           const ap_int<shape::acc_bits> result = total;
-          set_lane(y.data, lane,
+          set_lane(y.data[r / Cfg::heads_par], head + i,
                    saturate<Cfg::out_bits, Cfg::out_signed>(round_shift<Cfg::shift, Cfg::half_up>(result)));
         }
       }

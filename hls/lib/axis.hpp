@@ -6,9 +6,10 @@
 /// `last` marks the last beat of a frame; `user` beside it says that the last token is a package token.
 #pragma once
 
+#include "rounding.hpp"  // first: it sets the widest ap_int
+
 #include "ap_int.h"
 #include "hls_stream.h"
-#include "rounding.hpp"
 
 #ifdef SIEVIT_VITIS
 #include "ap_axi_sdata.h"

@@ -6,6 +6,9 @@
 /// the even one, half_up rounds ties upwards, `>>` is the floor shift.
 #pragma once
 
+// wide beats; Vitis allows no more
+#define AP_INT_MAX_W 4096
+
 #include <cstdint>
 #include <type_traits>
 

@@ -332,14 +332,12 @@ class NmMatmulParams(CoreParams):
             lut += tp * mults * lut_multiplier(x, w)
             ff += tp * (mults if slots > 1 else self.terms) * x.bits
             ff += mults * w.bits + tp * mults * size
-        # adder trees: two LUTs per bit of a carry-save adder, one per bit of the sum
-        carries = count * (1 - 1 / (self.pack * self.pack_out))
+        # adder trees
         while count > 1:
             sums = -(-count // 4)
-            lut += tp * pe * ((count - sums) * (size + 1) + 2 * carries)
+            lut += tp * pe * (count - sums) * (size + 1)
             ff += tp * pe * sums * (size + 2)
-            count, size, carries = sums, size + 2, 0
-        lut += tp * pe * carries
+            count, size = sums, size + 2
         # accumulators and bias
         lut += tp * pe * acc
         ff += tp * pe * acc

@@ -858,7 +858,6 @@ module attention #(
     for (genvar h = 0; h < HeadsPar; h++) begin : gen_head
       logic [Tp*Simd*QBits-1:0] queries;
       logic signed [ScoreBits-1:0] dot [Tp*M];
-      logic [Tp*M-1:0] carry;
 
       for (genvar t = 0; t < Tp; t++) begin : gen_token
         assign queries[t*Simd*QBits +: Simd*QBits] = gen_row[t*HeadsPar+h].query_q;
@@ -877,8 +876,7 @@ module attention #(
           .clk_i,
           .a_i(k_data[h*M*Simd*KBits +: M*Simd*KBits]),
           .b_i(queries),
-          .dot_o(dot),
-          .carry_o(carry)
+          .dot_o(dot)
       );
     end
   end
@@ -891,7 +889,6 @@ module attention #(
       logic [Simd*N*VBits-1:0] values;  // channel after channel
       logic [Tokens*N*ProbBits-1:0] probs;
       logic signed [AccBits-1:0] dot [Tokens*Simd];
-      logic [Tokens*Simd-1:0] carry;
 
       always_ff @(posedge clk_i) begin
         for (int unsigned k = 0; k < N; k++) begin
@@ -925,8 +922,7 @@ module attention #(
           .clk_i,
           .a_i(values),
           .b_i(probs),
-          .dot_o(dot),
-          .carry_o(carry)
+          .dot_o(dot)
       );
     end
   end
@@ -954,13 +950,11 @@ module attention #(
     logic signed [ScoreBits-1:0] score_q [M];
 
     if (MultDsp) begin : gen_dsp_score
-      // a bit more at the low end takes the carry
       always_ff @(posedge clk_i) begin
         for (int unsigned j = 0; j < M; j++) begin
           if (s_valid_q[ScoreAt-1]) begin
-            score_q[j] <= ScoreBits'(({gen_score.gen_head[H].dot[T*M+j], 1'b1}
-                          + {s_flags_q[ScoreAt-1].group_first ? '0 : score_q[j],
-                             gen_score.gen_head[H].carry[T*M+j]}) >> 1);
+            score_q[j] <= gen_score.gen_head[H].dot[T*M+j]
+                          + (s_flags_q[ScoreAt-1].group_first ? '0 : score_q[j]);
           end
         end
       end
@@ -1386,9 +1380,8 @@ module attention #(
       if (MultDsp) begin : gen_dsp
         always_ff @(posedge clk_i) begin
           if (y_valid_q[AccAt-1]) begin
-            acc_q <= AccBits'(({gen_value.gen_set[r%ValueSets].dot[r/ValueSets*Simd+c], 1'b1}
-                     + {y_flags_q[AccAt-1].first ? '0 : acc_q,
-                        gen_value.gen_set[r%ValueSets].carry[r/ValueSets*Simd+c]}) >> 1);
+            acc_q <= gen_value.gen_set[r%ValueSets].dot[r/ValueSets*Simd+c]
+                     + (y_flags_q[AccAt-1].first ? '0 : acc_q);
           end
         end
       end else begin : gen_lut

@@ -454,19 +454,17 @@ module nm_matmul #(
   end
 
   // -- multiply ------------------------------------------------------------------------------------
-  // every number is a field of a sum, plus one if what stands below it is negative
   logic signed [FieldBits-1:0] part[Tp*Mults/Chain];
-  logic [Tp*Mults/Chain-1:0] carry;
 
   function automatic logic signed [WeightBits:0] signed_weight(logic [WeightBits-1:0] w);
     signed_weight = $signed({WeightSigned & w[WeightBits-1], w});
   endfunction
 
   // the product of operands that fit a LUT together, by {weight, input}: every bit of it is one LUT
-  localparam int unsigned ProductBits = InBits + WeightBits;
-  localparam bit Narrow = !MultDsp && ProductBits <= 6;
+  localparam bit Narrow = !MultDsp && InBits + WeightBits <= 6;
+  localparam int unsigned ProductBits = InBits + WeightBits + (InSigned || WeightSigned ? 0 : 1);
 
-  typedef logic [ProductBits-1:0] products_t[Narrow ? 2**ProductBits : 1];
+  typedef logic [ProductBits-1:0] products_t[Narrow ? 2**(InBits+WeightBits) : 1];
 
   // verilator coverage_off
   // called for constants alone
@@ -540,7 +538,8 @@ module nm_matmul #(
     dsp_chains #(
         .Chains (Shares * Outs * Chains),
         .Length (Chain),
-        .SumBits(Fields * FieldBits)
+        .SumBits(Fields * FieldBits),
+        .FieldBits(FieldBits)
     ) u_dsp (
         .clk_i,
         .en_i(en),
@@ -559,7 +558,6 @@ module nm_matmul #(
             all = sum[(t/Pack*Outs+p/PackOut)*Chains+c];
             k = p % PackOut * Pack + t % Pack;
             part[(t*Pe+p)*Chains+c] = all[k*FieldBits+:FieldBits];
-            carry[(t*Pe+p)*Chains+c] = k != 0 && all[(k==0?1:k)*FieldBits-1];
           end
         end
       end
@@ -571,8 +569,7 @@ module nm_matmul #(
 
     logic signed [FieldBits-1:0] product_d[Tp*Mults];
 
-    assign part  = product_q;
-    assign carry = '0;
+    assign part = product_q;
 
     // arrays are assigned to registers as a whole: element by element a simulator takes far longer
     if (Narrow) begin : gen_narrow
@@ -610,48 +607,34 @@ module nm_matmul #(
 
   // -- adder tree ----------------------------------------------------------------------------------
   logic signed [SumBits-1:0] sum[Tp*Pe];
-  logic [Tp*Pe-1:0] sum_carry;
 
   for (genvar l = 1; l <= Levels; l++) begin : gen_level
     localparam int unsigned From = (Chains + 4 ** (l - 1) - 1) / 4 ** (l - 1);  // per output
     localparam int unsigned To = (Chains + 4 ** l - 1) / 4 ** l;
     localparam int unsigned Bits = FieldBits + 2 * l;
     logic signed [Bits-3:0] term[Tp*Pe*From];
-    logic [Tp*Pe*From-1:0] more;
     logic signed [Bits-1:0] sum_d[Tp*Pe*To], sum_q[Tp*Pe*To];
 
     if (l == 1) begin : gen_first
       assign term = part;
-      assign more = carry;
     end else begin : gen_next
       assign term = gen_level[l-1].sum_q;
-      assign more = '0;
     end
 
     always_comb begin
       for (int unsigned o = 0; o < Tp * Pe; o++) begin
         for (int unsigned i = 0; i < To; i++) begin
-          logic signed [Bits-1:0] total;
           logic signed [Bits-2:0] pair[2];
-          total = '0;
-          if (l == 1 && MultDsp) begin
-            for (int unsigned k = 4 * i; k < 4 * i + 4; k++) begin
-              if (k < From) begin
-                total = total + Bits'(term[o*From+k]) + $signed(Bits'(more[o*From+k]));
-              end
-            end
-          end else begin
-            // spelt out, or open synthesis makes carry-save adders of it, which cost twice as much
-            for (int unsigned h = 0; h < 2; h++) begin
-              int unsigned k;
-              k = 4 * i + 2 * h;
-              pair[h] = '0;
-              if (k < From) pair[h] = (Bits-1)'(term[o*From+k]);
-              if (k + 1 < From) pair[h] = pair[h] + (Bits-1)'(term[o*From+k+1]);
-            end
-            total = $signed({pair[0][Bits-2], pair[0]}) + $signed({pair[1][Bits-2], pair[1]});
+          // spelt out, or open synthesis makes carry-save adders of it, which cost twice as much
+          for (int unsigned h = 0; h < 2; h++) begin
+            int unsigned k;
+            k = 4 * i + 2 * h;
+            pair[h] = '0;
+            if (k < From) pair[h] = (Bits-1)'(term[o*From+k]);
+            if (k + 1 < From) pair[h] = pair[h] + (Bits-1)'(term[o*From+k+1]);
           end
-          sum_d[o*To+i] = total;
+          sum_d[o*To+i] =
+              $signed({pair[0][Bits-2], pair[0]}) + $signed({pair[1][Bits-2], pair[1]});
         end
       end
     end
@@ -661,10 +644,8 @@ module nm_matmul #(
 
   if (Levels == 0) begin : gen_sum
     assign sum = part;
-    assign sum_carry = carry;
   end else begin : gen_sum
     assign sum = gen_level[Levels].sum_q;
-    assign sum_carry = '0;
   end
 
   // -- accumulate ----------------------------------------------------------------------------------
@@ -693,7 +674,7 @@ module nm_matmul #(
         acc_d[t][p*AccBits+:AccBits] = AccBits'(sum[t*Pe+p]) + (first_q[Stages-2] ?
             AccBits'($signed({BiasSigned & bias_q[p*BiasBits+BiasBits-1],
                               bias_q[p*BiasBits+:BiasBits]})) :
-            acc_q[t][p*AccBits+:AccBits]) + $signed(AccBits'(sum_carry[t*Pe+p]));
+            acc_q[t][p*AccBits+:AccBits]);
       end
     end
   end

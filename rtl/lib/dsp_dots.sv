@@ -21,9 +21,7 @@ module dsp_dots #(
     input  logic                            clk_i,
     input  logic [ACount*Length*ABits-1:0]  a_i,     // vector after vector, first element low
     input  logic [BCount*Length*BBits-1:0]  b_i,
-    // that of vectors a and b, at b * ACount + a, is dot_o + carry_o
-    output logic signed [DotBits-1:0]       dot_o[BCount*ACount],
-    output logic [BCount*ACount-1:0]        carry_o
+    output logic signed [DotBits-1:0]       dot_o[BCount*ACount]  // of vectors a and b, at b * ACount + a
 );
 
   // Of a block: its left port, its right port, its sum.
@@ -143,7 +141,8 @@ module dsp_dots #(
   dsp_chains #(
       .Chains(BSets * ASets),
       .Length(Length),
-      .SumBits(SumBits)
+      .SumBits(SumBits),
+      .FieldBits(FieldBits)
   ) u_chains (
       .clk_i,
       .en_i(1'b1),
@@ -153,7 +152,6 @@ module dsp_dots #(
       .p_o(sum)
   );
 
-  // a field is one less than its inner product if what stands below it is negative
   always_comb begin
     for (int unsigned j = 0; j < BCount; j++) begin
       for (int unsigned i = 0; i < ACount; i++) begin
@@ -161,8 +159,6 @@ module dsp_dots #(
         field = i % PackA * PackB + j % PackB;
         dot_o[j*ACount+i] =
             DotBits'(signed'(sum[j/PackB*ASets+i/PackA][field*FieldBits+:FieldBits]));
-        carry_o[j*ACount+i] = field == 0 ? 1'b0 :
-            sum[j/PackB*ASets+i/PackA][(field==0?1:field)*FieldBits-1];
       end
     end
   end
