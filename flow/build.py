@@ -185,11 +185,15 @@ class Build(ABC):
                     self.graph, folder, first(x, few), stall, self.seed, record=record
                 )
                 differ = frames_differ(first(golden, few), result.output)
+                for edge, got in result.edges.items():
+                    frames = frames_differ(self.images(edge, 0, few), got)
+                    differ |= frames.reshape(few, -1).any(1)
                 wrong[:few] |= differ
                 stalled += 0 if record else few
                 note["text"] = f"{few} images, {int(differ.sum())} mismatches"
                 if record:
                     self.rtl = result
+                    note["text"] += f"; {len(result.edges)} edges compared"
                 if bool(differ.any()):
                     i = int(differ.nonzero()[0])
                     edges = runner.run_graph(self.graph, folder, one(x, i), stall).edges

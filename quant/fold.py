@@ -102,7 +102,9 @@ def fold(
     known: dict[tuple[Any, ...], str] = {}  # blocks repeat
     for node in graph.nodes:
         tokens = frame_lengths(graph, lengths, node.inputs[0])
-        passes = graph.passes(node.name)
+        # what a loop sends must not keep it waiting: the body has its passes to do meanwhile
+        leaving = [p.passes for p in graph.loops if node.inputs == (p.out,)]
+        passes = max([graph.passes(node.name), *leaving])
         name = known.setdefault((node.core, node.params, passes, *tokens.tolist()), node.name)
         if name == node.name:
             options[name] = choices(node, tokens, device, passes)
@@ -233,10 +235,12 @@ def _apply(graph: Graph, chosen: dict[str, Choice], lengths: Lengths | None) -> 
 
 @dataclass(frozen=True)
 class Arrival:
-    """When the first and the last beat of a frame pass an edge, in cycles."""
+    """When the first and the last beat of a frame pass an edge, in cycles. Tokens that a core has
+    computed side by side come in bursts of that many."""
 
     first: float
     last: float
+    burst: int = 1
 
 
 def arrivals(graph: Graph, tokens: Mapping[str, int]) -> dict[str, Arrival]:
@@ -252,14 +256,17 @@ def arrivals(graph: Graph, tokens: Mapping[str, int]) -> dict[str, Arrival]:
             out[loop.name] = Arrival(begin, begin + length - 1)
             out[loop.set] = Arrival(begin, begin)
         p, t = node.params, tokens[node.inputs[0]]
-        starts, ends = [], []
+        starts, ends, group = [], [], min(getattr(p, "tp", 1), t)
         for edge, port in zip(node.inputs, p.inputs(), strict=True):
             a = out[edge]
             gap = 2 + adapter_cycles(graph.port_of(edge), port)  # FIFO, width converter
-            # a core that needs whole tokens waits until its slowest producer has sent them
+            # a core that needs whole tokens waits until its slowest producer has sent them: the
+            # first token of a burst takes as long as the burst, the others follow it at once
             token = (a.last - a.first + 1) / max(1, tokens[edge])
-            group = min(getattr(p, "tp", 1), t)
-            wait = max(0.0, token * (group - 1 / port.beats) - (group * port.beats - 1))
+            bursts = -(-group // a.burst)
+            come = bursts * a.burst * token
+            come += (group - 1 - (bursts - 1) * a.burst) * graph.port_of(edge).beats
+            wait = max(0.0, come - token / port.beats - (group * port.beats - 1))
             starts.append(a.first + gap + (wait if node.core in WHOLE_TOKEN else 0.0))
             ends.append(a.last + gap)
         start, end, head = max(starts), max(ends), p.head_latency(t)
@@ -271,10 +278,10 @@ def arrivals(graph: Graph, tokens: Mapping[str, int]) -> dict[str, Arrival]:
             last = first + p.output().beats - 1
         else:
             # the last tokens still need their own steps after they have come
-            group = min(getattr(p, "tp", 1), t)
             end += p.head_latency(group) + p.cycles(group) - group * p.inputs()[0].beats
             last = max(first + p.cycles(t) - 1, end)
-        out[node.name] = Arrival(first, last)
+        burst = group if hasattr(p, "tp") else max(out[e].burst for e in node.inputs)
+        out[node.name] = Arrival(first, last, burst)
         if loop and node.name == loop.back:
             rest = (loop.passes - 1) * pass_latency(loop, out)
             out[loop.out] = Arrival(first + rest, last + rest)
@@ -353,11 +360,15 @@ def size_fifos(graph: Graph, lengths: Lengths | None = None) -> Graph:
                 continue
             wait = latest - when[edge].first
             frame = longest[edge] * port.beats
+            if any(edge == loop.out for loop in graph.loops) and len(ports) > 1:
+                wait = max(wait, frame)  # a loop must not wait for the others
             query = node.params.barrier() and len(ports) > 1 and i == 0
             if query:
                 wait = ready - when[edge].first
             if not query and wait <= frame:
-                depths.append(max(2, min(int(wait) + port.beats + 2, 2 * frame)))
+                # tokens that the late branch brings at once went into the early one before
+                more = max(when[e].burst for e in node.inputs) if wait > 0 else 1
+                depths.append(max(2, min(int(wait) + more * port.beats + 2, 2 * frame)))
             elif vary:
                 frames = 2 if query else 1 + -(-wait // ii)
                 depths.append(int(frames * frame) + port.beats)
@@ -365,7 +376,8 @@ def size_fifos(graph: Graph, lengths: Lengths | None = None) -> Graph:
                 # in a steady state a frame comes every interval, and takes this long to come
                 span = max(when[edge].last - when[edge].first, 1.0)
                 whole, rest = divmod(wait, ii)
-                depths.append(int(frame * (whole + min(1.0, rest / span))) + 2 * port.beats)
+                more = 1 + max(when[e].burst for e in node.inputs)
+                depths.append(int(frame * (whole + min(1.0, rest / span))) + more * port.beats)
         nodes.append(replace(node, depths=tuple(depths)))
     loops = []
     for loop in graph.loops:
