@@ -256,7 +256,7 @@ def _alone(folder: Path, console: Console) -> list[Record]:
         if not first or part not in ("q", "attention", "proj", "fc1", "fc2"):
             continue
         seen.add((stage, part))
-        if "sets" in p.flat():  # of one set: the cycles are those of any
+        if p.can_share():  # of one set: the cycles are those of any
             p, _ = p.one({}, 0)
         found = equal_frames(p, p.max_tokens).period
         out.append({"name": node.name, "tokens": p.max_tokens, "measured": found,

@@ -230,9 +230,8 @@ class Build(ABC):
 
     def images(self, edge: str, start: int, end: int) -> Stream:
         """The golden frames of some images on an edge; inside a loop every image has several."""
-        x, passes = self.edges[edge], self.graph.passes(edge)
-        part = slice(start * passes, end * passes)
-        return Stream(x.data[part], x.length[part], x.package[part])
+        passes = self.graph.passes(edge)
+        return self.edges[edge].pick(slice(start * passes, end * passes))
 
     def locate(self, i: int, edges: dict[str, Stream]) -> str:
         """First edge, token and channel at which image ``i`` differs from the golden Graph."""
@@ -431,11 +430,11 @@ def frames_differ(want: Stream, got: Stream) -> Tensor:
 
 
 def one(x: Stream, i: int) -> Stream:
-    return Stream(x.data[i : i + 1], x.length[i : i + 1], x.package[i : i + 1])
+    return x.pick(slice(i, i + 1))
 
 
 def first(x: Stream, count: int) -> Stream:
-    return Stream(x.data[:count], x.length[:count], x.package[:count])
+    return x.pick(slice(count))
 
 
 def load_result(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sievit.quant.itype import IntType
-from sievit.quant.params import Constants, CoreParams, Stream
+from sievit.quant.params import Constants, CoreParams, Stream, by_set
 
 
 def hits(mask: Tensor) -> int:
@@ -75,21 +75,18 @@ def bins_of_sets(
     bins: Callable[..., dict[str, int]], p: CoreParams, constants: Constants, inputs: list[Stream]
 ) -> dict[str, int]:
     """``bins`` of the frames of every set, and of the sets themselves if the core can have some."""
-    if "sets" not in p.flat():
+    if not p.can_share():
         return bins(p, constants, *inputs)
     if p.sets == 1:
         shared = {"a set follows itself": 0, "another set follows": 0, "last set": 0}
         return bins(p, constants, *inputs) | shared
-    *streams, chosen = inputs
-    number = chosen.data[:, 0, 0]
+    number = inputs[-1].data[:, 0, 0]
     out = {
         "a set follows itself": hits(number[1:] == number[:-1]),
         "another set follows": hits(number[1:] != number[:-1]),
         "last set": hits(number == p.sets - 1),
     }
-    for index in number.unique().tolist():
-        at = (number == index).nonzero()[:, 0]
-        frames = (Stream(x.data[at], x.length[at], x.package[at]) for x in streams)
-        for name, count in bins(*p.one(constants, index), *frames).items():
+    for _, one, frames in by_set(p, constants, inputs):
+        for name, count in bins(*one, *frames).items():
             out[name] = out.get(name, 0) + int(count)
     return out

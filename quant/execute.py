@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from sievit.quant.graph import Graph, Loop, Node
 from sievit.quant.params import Stream
@@ -47,13 +46,8 @@ def _pass(graph: Graph, loop: Loop, x: Stream) -> dict[str, Stream]:
 
 def interleave(passes: list[Stream]) -> Stream:
     """The streams of the passes of a loop as one: all passes of the first frame, then ..."""
-    tokens = max(x.data.shape[1] for x in passes)
-    data = [nn.functional.pad(x.data, (0, 0, 0, tokens - x.data.shape[1])) for x in passes]
-    return Stream(
-        torch.stack(data, 1).flatten(0, 1),
-        torch.stack([x.length for x in passes], 1).flatten(),
-        torch.stack([x.package for x in passes], 1).flatten(),
-    )
+    count, frames = len(passes), len(passes[0].length)
+    return Stream.cat(passes).pick(torch.arange(count * frames).reshape(count, frames).T.flatten())
 
 
 def first_difference(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -62,6 +62,21 @@ class Stream:
     def with_data(self, data: Tensor) -> Stream:
         """Same frames, other channels; rows past the length are cleared."""
         return Stream(data * self.valid()[:, :, None], self.length, self.package)
+
+    def pick(self, index: Tensor | slice) -> Stream:
+        """The frames of these indices alone, in that order."""
+        return Stream(self.data[index], self.length[index], self.package[index])
+
+    @classmethod
+    def cat(cls, streams: Sequence[Stream]) -> Stream:
+        """The frames of all streams, one stream after the other."""
+        tokens = max(x.data.shape[1] for x in streams)
+        data = [nn.functional.pad(x.data, (0, 0, 0, tokens - x.data.shape[1])) for x in streams]
+        return cls(
+            torch.cat(data),
+            torch.cat([x.length for x in streams]),
+            torch.cat([x.package for x in streams]),
+        )
 
     def frame(self, i: int) -> Tensor:
         """int64 ``[length, C]`` of frame ``i``."""
@@ -188,6 +203,11 @@ class CoreParams(ABC):
         return {}
 
     # -- sets of constants -----------------------------------------------------------------------
+    @classmethod
+    def can_share(cls) -> bool:
+        """Layers can share the core."""
+        return any(f.name == "sets" for f in fields(cls))
+
     def set_ports(self) -> tuple[Port, ...]:
         """The last input of a core that several layers share: the number of a frame's set."""
         bits = max(1, (self.sets - 1).bit_length())
@@ -352,7 +372,7 @@ def load_core(stem: str) -> Core:
         raise KeyError(f"no core {stem!r}; known: {', '.join(core_names())}")
     module = importlib.import_module(f"sievit.quant.cores.{stem}")
     params = getattr(module, f"{camel(stem)}Params")
-    if not any(f.name == "sets" for f in fields(params)):
+    if not params.can_share():
         return Core(stem, params, getattr(module, stem), module.stimuli)
     settings: Callable[..., Any] = getattr(module, "settings", lambda rng, p: {})
     return Core(
@@ -369,24 +389,21 @@ def _golden_of_sets(
     """The golden function of every frame's set."""
     if p.sets == 1:
         return golden(p, constants, *inputs)
+    parts = [(at, golden(*one, *frames)) for at, one, frames in by_set(p, constants, inputs)]
+    order = torch.cat([at for at, _ in parts])
+    return Stream.cat([y for _, y in parts]).pick(order.argsort())
+
+
+def by_set(
+    p: CoreParams, constants: Constants, inputs: Sequence[Stream]
+) -> Iterator[tuple[Tensor, tuple[CoreParams, Constants], list[Stream]]]:
+    """For every set that occurs: int64 indices of its frames, its parameters and constants, and the
+    frames of all inputs but the last one, which names the sets."""
     *streams, chosen = inputs
     number = chosen.data[:, 0, 0]
-    parts = []
     for index in number.unique().tolist():
         at = (number == index).nonzero()[:, 0]
-        frames = (Stream(x.data[at], x.length[at], x.package[at]) for x in streams)
-        parts.append((at, golden(*p.one(constants, index), *frames)))
-    tokens = max(y.data.shape[1] for _, y in parts)
-    channels = parts[0][1].data.shape[2]
-    out = Stream(
-        torch.zeros(len(number), tokens, channels, dtype=torch.int64),
-        torch.zeros_like(number),
-        torch.zeros(len(number), dtype=torch.bool),
-    )
-    for at, y in parts:
-        out.data[at, : y.data.shape[1]] = y.data
-        out.length[at], out.package[at] = y.length, y.package
-    return out
+        yield at, p.one(constants, index), [x.pick(at) for x in streams]
 
 
 def _stimuli_of_sets(
@@ -405,14 +422,7 @@ def _stimuli_of_sets(
     number = torch.arange(p.sets).repeat_interleave(len(found[0][1][0].length))
     order = torch.randperm(len(number), generator=rng)[:frames]
     order = torch.where(torch.arange(len(order)) == 0, 0, order)  # of the greatest length
-    streams = []
-    for many in zip(*(s for _, s in found), strict=True):
-        tokens = max(x.data.shape[1] for x in many)
-        data = torch.cat(
-            [nn.functional.pad(x.data, (0, 0, 0, tokens - x.data.shape[1])) for x in many]
-        )
-        length, package = (torch.cat([getattr(x, k) for x in many]) for k in ("length", "package"))
-        streams.append(Stream(data[order], length[order], package[order]))
+    streams = [Stream.cat(many).pick(order) for many in zip(*(s for _, s in found), strict=True)]
     return {**constants, **own}, [*streams, Stream.full(number[order][:, None, None])]
 
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from sievit.quant.execute import interleave
 from sievit.quant.graph import Graph, Loop, Node
-from sievit.quant.params import Stream
+from sievit.quant.params import CoreParams, Stream
 
 BLOCK = re.compile(r"^(.*?)(\d+)_(.+)$")
 
@@ -55,31 +55,23 @@ class _Block:
 
 def roll(graph: Graph) -> Graph:
     """The graph, unfolded, with loops instead of chains of equal blocks; itself if it has none."""
-    blocks, loops, nodes = _blocks(graph), [], {n.name: [n] for n in graph.nodes}
+    blocks, loops, nodes = _blocks(graph), list[Loop](), list[Node]()
     renamed: dict[str, str] = {}
     while blocks:
         chain = _chain(graph, blocks)
         del blocks[: len(chain)]
         if len(chain) < 2:
+            nodes += chain[0].nodes
             continue
         loop, made = _loop(graph, chain)
         loops.append(loop)
-        for block in chain:
-            for node in block.nodes:
-                del nodes[node.name]
-        nodes[loop.out] = made
-        # dictionaries keep their order: the loop stands where its last block stood
+        nodes += made
         renamed[chain[-1].nodes[-1].name] = loop.out
     if not loops:
         return graph
-    order = {n.name: i for i, n in enumerate(graph.nodes)}
-    place = {loop.out: order[loop.origins[0][0]] for loop in loops}
-    flat = [
-        n for key in sorted(nodes, key=lambda k: place.get(k, order.get(k, 0))) for n in nodes[key]
-    ]
-    flat = [replace(n, inputs=tuple(renamed.get(e, e) for e in n.inputs)) for n in flat]
+    nodes = [replace(n, inputs=tuple(renamed.get(e, e) for e in n.inputs)) for n in nodes]
     loops = [replace(p, input=renamed.get(p.input, p.input)) for p in loops]
-    return replace(graph, nodes=flat, meta=dict(graph.meta), loops=loops)
+    return replace(graph, nodes=nodes, meta=dict(graph.meta), loops=loops)
 
 
 def _blocks(graph: Graph) -> list[_Block]:
@@ -98,7 +90,7 @@ def _chain(graph: Graph, blocks: list[_Block]) -> list[_Block]:
     """The longest chain of equal blocks that begins with the first one; at least that one."""
     first = blocks[0]
     entry = first.entry(graph)
-    if entry is None or first.number < 0 or any(not _can_share(n) for n in first.nodes):
+    if entry is None or first.number < 0 or not all(n.params.can_share() for n in first.nodes):
         return blocks[:1]
     source, back = graph.port_of(entry), first.nodes[-1].params.output()
     if (source.channels, source.itype) != (back.channels, back.itype):
@@ -111,17 +103,23 @@ def _chain(graph: Graph, blocks: list[_Block]) -> list[_Block]:
         alone = all(n in block.nodes for n, _ in graph.consumers(end)) and end != graph.output.name
         if not follows or entry != end or not alone or block.shape(entry) != shape:
             break
-        try:
-            for layers in zip(*(b.nodes for b in (*chain, block)), strict=True):
-                layers[0].params.stack([(n.params, dict(n.constants)) for n in layers])
-        except ValueError:
-            break
         chain.append(block)
+    while len(chain) > 1:
+        try:
+            _stacked(chain)
+            break
+        except ValueError:
+            chain.pop()
     return chain
 
 
-def _can_share(node: Node) -> bool:
-    return any(f.name == "sets" for f in fields(node.params))
+def _stacked(chain: list[_Block]) -> list[tuple[CoreParams, dict[str, Tensor]]]:
+    """Parameters and constants of every node for all blocks. Raises ValueError where one core
+    cannot serve them."""
+    return [
+        layers[0].params.stack([(n.params, dict(n.constants)) for n in layers])
+        for layers in zip(*(b.nodes for b in chain), strict=True)
+    ]
 
 
 def _loop(graph: Graph, chain: list[_Block]) -> tuple[Loop, list[Node]]:
@@ -136,16 +134,15 @@ def _loop(graph: Graph, chain: list[_Block]) -> tuple[Loop, list[Node]]:
         tuple(own[n.name] for n in first.nodes),
         tuple(tuple(n.name for n in block.nodes) for block in chain),
     )
-    made = []
-    for layers in zip(*(b.nodes for b in chain), strict=True):
-        node = layers[0]
-        params, constants = node.params.stack([(n.params, dict(n.constants)) for n in layers])
-        inputs = (*(own[e] for e in node.inputs), loop.set)
-        made.append(
-            replace(
-                layers[-1], name=own[node.name], params=params, constants=constants, inputs=inputs
-            )
+    made = [
+        replace(
+            node, name=own[first.nodes[i].name], params=params, constants=constants,
+            inputs=(*(own[e] for e in first.nodes[i].inputs), loop.set),
         )
+        for i, (node, (params, constants)) in enumerate(
+            zip(last.nodes, _stacked(chain), strict=True)
+        )
+    ]  # fmt: skip
     return loop, made
 
 

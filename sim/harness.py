@@ -81,9 +81,9 @@ class Trial:
 
     def pick(self, index: torch.Tensor) -> Trial:
         """The frames of the given indices alone, in that order."""
-        inputs = [_pick(x, index) for x in self.inputs]
+        inputs = [x.pick(index) for x in self.inputs]
         return Trial(
-            self.stem, self.params, self.seed, self.constants, inputs, _pick(self.golden, index)
+            self.stem, self.params, self.seed, self.constants, inputs, self.golden.pick(index)
         )
 
     def equal_frames(self, count: int = 6) -> Trial:
@@ -105,11 +105,7 @@ class Trial:
         if run.resets:
             compare_segments(what, self, result)
         order = torch.arange(len(self.golden.length)).roll(-result.start)
-        compare(what, _pick(self.golden, order) if result.start else self.golden, result.output)
-
-
-def _pick(x: Stream, index: torch.Tensor) -> Stream:
-    return Stream(x.data[index], x.length[index], x.package[index])
+        compare(what, self.golden.pick(order) if result.start else self.golden, result.output)
 
 
 def simulate_trials(

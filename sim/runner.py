@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -729,9 +730,9 @@ def _sort_passes(graph: Graph, loop: Loop, result: RtlResult) -> None:
     of their passes, which the design chooses as frames come."""
     numbers = result.edges[loop.set].data[:, 0, 0].tolist()
     inside: list[int] = []  # frames on their way, the next to return first
-    order = []
-    for entered, number in enumerate(numbers):
-        frame = sum(n == 0 for n in numbers[:entered]) if number == 0 else inside.pop(0)
+    order, fresh = [], itertools.count()
+    for number in numbers:
+        frame = next(fresh) if number == 0 else inside.pop(0)
         order.append(frame * loop.passes + number)
         if number < loop.passes - 1:
             inside.append(frame)
@@ -742,7 +743,7 @@ def _sort_passes(graph: Graph, loop: Loop, result: RtlResult) -> None:
             continue  # a run that was cut short
         ends = (x.length * beats).cumsum(0)
         at = np.split(result.at[edge][: int(ends[-1])], ends[:-1].numpy())
-        result.edges[edge] = Stream(x.data[index], x.length[index], x.package[index])
+        result.edges[edge] = x.pick(index)
         result.at[edge] = np.concatenate([at[i] for i in index.tolist()])
 
 

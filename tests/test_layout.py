@@ -45,7 +45,7 @@ def test_parameters(stem: str) -> None:
     have = declared((ROOT / "rtl" / "cores" / f"{stem}.sv").read_text())
     files = {name for name, value in have.items() if value == ""}
     assert {k: v for k, v in have.items() if k not in files} == params.sv_parameters()
-    if "sets" in params.flat():
+    if params.can_share():
         params = replace(params, sets=2)
     constants, _ = core.stimuli(torch.Generator().manual_seed(0), params, 2)
     assert files == {f"{camel(key)}File" for key in params.images(constants)}

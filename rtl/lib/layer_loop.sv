@@ -160,11 +160,9 @@ module layer_loop #(
   slot_t body_wr_q, body_rd_q, waiting_wr_q, waiting_rd_q;
   logic back_final, back_end;
 
-  // verilator coverage_off
   function automatic slot_t next(slot_t slot);
     next = slot == slot_t'(Slots - 1) ? '0 : slot + 1'b1;
   endfunction
-  // verilator coverage_on
 
   assign back_final = body[body_rd_q] == set_t'(Passes - 1);
   assign back_end = s_axis_back_tvalid && s_axis_back_tready && s_axis_back_tlast;
