@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,13 +99,13 @@ def write_nodes(nodes: list[Node], folder: Path) -> list[str]:
     (src / "config.hpp").write_text(
         f"{LICENCE}/// Parameters of every node.\n#pragma once\n\n{includes}\n"
         + "namespace config {\n\n"
-        + "\n".join(_config(node) for node in nodes)
+        + "\n".join(config_struct(node) for node in nodes)
         + "\n}  // namespace config\n"
     )
     (src / "weights.hpp").write_text(
         f"{LICENCE}/// Constants of every node.\n#pragma once\n\n"
         '#include "../lib/rounding.hpp"\n\nnamespace weights {\n\n'
-        + "".join(_arrays(node) for node in nodes)
+        + "".join(constant_arrays(node) for node in nodes)
         + "}  // namespace weights\n"
     )
     (src / "nodes.hpp").write_text(
@@ -154,7 +154,8 @@ def _board(board: Any) -> Mapping[str, Any]:
     return {key: values[key] for key in ("name", "part", "clock_mhz")}
 
 
-def _config(node: Node) -> str:
+def config_struct(node: Node) -> str:
+    """C++ struct of a node's parameters."""
     lines = [f"struct {identifier(node.name)} : sievit::{node.core}_config {{"]
     for key, value in node.params.flat().items():
         kind = "int" if -(1 << 31) <= value < 1 << 31 else "long long"
@@ -162,7 +163,8 @@ def _config(node: Node) -> str:
     return "\n".join([*lines, "};\n"])
 
 
-def _arrays(node: Node) -> str:
+def constant_arrays(node: Node) -> str:
+    """C++ definitions of a node's constants."""
     out = []
     for key, (t, values) in node.params.tables(node.constants).items():
         t.check(values, f"{node.name}.{key}")
@@ -192,11 +194,15 @@ def _signature(node: Node) -> str:
 
 
 def _definition(node: Node) -> str:
+    streams = [port.name for port in (*node.params.inputs(), node.params.output())]
+    return f"{_signature(node)} {{\n  {core_call(node, streams)}\n}}\n"
+
+
+def core_call(node: Node, streams: Sequence[str]) -> str:
+    """C++ call of a node's core: ``streams`` names those of its inputs, then that of its output."""
     name = identifier(node.name)
-    arguments = [port.name for port in (*node.params.inputs(), node.params.output())]
-    arguments += [f"weights::{name}_{key}" for key in node.params.tables(node.constants)]
-    call = f"sievit::{node.core}<config::{name}>({', '.join(arguments)});"
-    return f"{_signature(node)} {{\n  {call}\n}}\n"
+    arguments = [*streams, *(f"weights::{name}_{k}" for k in node.params.tables(node.constants))]
+    return f"sievit::{node.core}<config::{name}>({', '.join(arguments)});"
 
 
 def _port_stream(port: Port) -> str:
