@@ -156,8 +156,13 @@ def _board(board: Any) -> Mapping[str, Any]:
 
 def config_struct(node: Node) -> str:
     """C++ struct of a node's parameters."""
-    lines = [f"struct {identifier(node.name)} : sievit::{node.core}_config {{"]
-    for key, value in node.params.flat().items():
+    return struct(identifier(node.name), f"{node.core}_config", node.params.flat())
+
+
+def struct(name: str, base: str, values: Mapping[str, int]) -> str:
+    """C++ struct of constants on top of the defaults in ``sievit::base``."""
+    lines = [f"struct {name} : sievit::{base} {{"]
+    for key, value in values.items():
         kind = "int" if -(1 << 31) <= value < 1 << 31 else "long long"
         lines.append(f"  static constexpr {kind} {key} = {value};")
     return "\n".join([*lines, "};\n"])
@@ -165,15 +170,16 @@ def config_struct(node: Node) -> str:
 
 def constant_arrays(node: Node) -> str:
     """C++ definitions of a node's constants."""
-    out = []
-    for key, (t, values) in node.params.tables(node.constants).items():
-        t.check(values, f"{node.name}.{key}")
-        shape = "".join(f"[{d}]" for d in values.shape)
-        out.append(
-            f"static const sievit::rom<{t.bits}, {int(t.signed)}> "
-            f"{identifier(node.name)}_{key}{shape} = {_initialiser(values, t)};\n\n"
-        )
-    return "".join(out)
+    tables = node.params.tables(node.constants)
+    return "".join(rom(f"{identifier(node.name)}_{k}", *table) for k, table in tables.items())
+
+
+def rom(name: str, t: IntType, values: Tensor) -> str:
+    """C++ definition of a constant array, int64 of any shape. Raises OverflowError if ``t`` is too
+    small."""
+    shape = "".join(f"[{d}]" for d in t.check(values, name).shape)
+    kind = f"sievit::rom<{t.bits}, {int(t.signed)}>"
+    return f"static const {kind} {name}{shape} = {_initialiser(values, t)};\n\n"
 
 
 def _initialiser(values: Tensor, t: IntType) -> str:

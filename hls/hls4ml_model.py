@@ -248,4 +248,3 @@ class _Writer:
 def depth(node: Node, i: int) -> int:
     """Beats of the FIFO in front of an input."""
     return node.depths[i] if i < len(node.depths) else 0
-

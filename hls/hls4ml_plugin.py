@@ -22,16 +22,25 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from onnx import numpy_helper
 from qonnx.core.modelwrapper import ModelWrapper
 
 from sievit.hls import hls4ml_ops
-from sievit.hls.codegen import config_struct, constant_arrays, core_call, identifier
+from sievit.hls.codegen import (
+    config_struct,
+    constant_arrays,
+    core_call,
+    identifier,
+    rom,
+    struct,
+)
 from sievit.hls.hls4ml_model import DEPTH, to_qonnx
 from sievit.hls.hls4ml_plain import rewrite
 from sievit.quant import custom_op
@@ -149,11 +158,19 @@ class SievitLayer(Layer):
 
 
 class SievitLeaveFrames(SievitLayer):
-    """The one whose output is a stream of hls4ml."""
+    """The output is a stream of hls4ml."""
 
     def output(self, name: str, variable: str) -> None:
         precision = fixed(IntType.parse(self.get_attr("itype")), self.get_attr("exponent"))
         self.add_output_variable(self.get_attr("shape"), name, precision=precision)
+
+
+class SievitFloatLayernorm(SievitLeaveFrames):
+    pass
+
+
+class SievitSoftmaxAttention(SievitLeaveFrames):
+    pass
 
 
 class ConfigTemplate(LayerConfigTemplate):
@@ -214,10 +231,7 @@ def read_core(node: Any, names: list[str], shapes: list[list[int]], graph: Any) 
         1,
         custom_op.DOMAIN,
         header=f"sievit/cores/{call.stem}.hpp",
-        config=(
-            f"namespace config {{\n{config_struct(made)}}}  // namespace config\n\n"
-            f"namespace weights {{\n{constant_arrays(made)}}}  // namespace weights\n"
-        ),
+        config=cpp_config(config_struct(made), constant_arrays(made)),
         call=core_call(made, ends),
         itype=str(port.itype),
         lanes=port.lanes,
@@ -230,6 +244,7 @@ def read_copy(node: Any, names: list[str], shapes: list[list[int]], graph: Any) 
     t, lanes = IntType.parse(a["type"]), a["lanes"]
     ends = ", ".join(f"{{s{i}}}" for i in range(1 + len(node.output)))
     tokens = shapes[0][1] if len(shapes[0]) > 2 else 1
+    shape = shape_of(graph, node.output[0])  # of the token alone, where one is taken out
     code = code_type(t, a.get("exponent", 0))
     call = {
         "EnterFrames": f"enter_frames<{code}, {tokens}, {lanes}>",
@@ -239,7 +254,7 @@ def read_copy(node: Any, names: list[str], shapes: list[list[int]], graph: Any) 
     }[node.op_type]
     return layer(
         node,
-        shapes[0],
+        shape,
         1,
         len(node.output),
         hls4ml_ops.DOMAIN,
@@ -250,6 +265,55 @@ def read_copy(node: Any, names: list[str], shapes: list[list[int]], graph: Any) 
         lanes=a.get("out_lanes", lanes),
         exponent=a.get("exponent", 0),
     )
+
+
+def read_float(node: Any, names: list[str], shapes: list[list[int]], graph: Any) -> dict[str, Any]:
+    """Handler of a layer norm or attention that is float in the model: streams of hls4ml on both
+    ends."""
+    a = custom_op.read_attributes(node)
+    stem, name = snake(node.op_type), identifier(node.name)
+    values = {i.name: torch.from_numpy(numpy_helper.to_array(i).copy()) for i in graph.initializer}
+    given = list(node.input)
+    tables = [values[n] for n in given if n in values]
+    constants, config = hls4ml_ops.cpp(node.op_type, a, tables, shape_of(graph, node.output[0]))
+    streams = [n for n in given if n not in values]
+    kinds = [k for k in ("in", "q", "k", "v", "out") if f"{k}_type" in a]
+    codes = [code_type(IntType.parse(a[f"{k}_type"]), a[f"{k}_exponent"]) for k in kinds]
+    ends = [f"{{s{i}}}" for i in range(len(streams) + 1)]
+    ends += [f"weights::{name}_{k}" for k in constants]
+    roms = "".join(rom(f"{name}_{k}", *table) for k, table in constants.items())
+    return layer(
+        node,
+        shape_of(graph, node.output[0]),
+        len(streams),
+        1,
+        hls4ml_ops.DOMAIN,
+        header=f"sievit/nnet/{stem}.hpp",
+        config=cpp_config(struct(name, f"{stem}_config", config), roms),
+        call=f"sievit::{stem}<config::{name}, {', '.join(codes)}>({', '.join(ends)});",
+        itype=a["out_type"],
+        exponent=a["out_exponent"],
+        lanes=0,
+    )
+
+
+def cpp_config(config: str, roms: str) -> str:
+    """Parameters and constants of a layer, in the namespaces that the calls name."""
+    return (
+        f"namespace config {{\n{config}}}  // namespace config\n\n"
+        f"namespace weights {{\n{roms}}}  // namespace weights\n"
+    )
+
+
+def snake(name: str) -> str:
+    """``FloatLayernorm`` -> ``float_layernorm``."""
+    return re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()
+
+
+def shape_of(graph: Any, tensor: str) -> list[int]:
+    """Shape of an activation, batch included."""
+    known = {v.name: v for v in (*graph.value_info, *graph.input, *graph.output)}
+    return [d.dim_value for d in known[tensor].type.tensor_type.shape.dim]
 
 
 def read_linear(node: Any, names: list[str], shapes: list[list[int]], graph: Any) -> dict[str, Any]:
@@ -301,7 +365,7 @@ def prepare(model: Any) -> Any:
     if custom_op.DOMAIN in domains and hls4ml_ops.DOMAIN not in domains:
         wrapper = ModelWrapper(getattr(model, "model", model), make_deepcopy=True)
         return to_qonnx(lower(wrapper, model.graph.name or "network"))
-    return rewrite(model)
+    return rewrite(model, set(layer_handlers))
 
 
 def parse(original: Any, model: Any) -> Any:
@@ -350,6 +414,7 @@ def register() -> None:
     backend = get_backend("Vitis")
     readers = {camel(stem): read_core for stem in core_names()}
     readers |= dict.fromkeys(hls4ml_ops.COPIES, read_copy)
+    readers |= dict.fromkeys(("FloatLayernorm", "SoftmaxAttention"), read_float)
     classes: list[Any] = []
     for op, reader in readers.items():
         name = f"Sievit{op}"

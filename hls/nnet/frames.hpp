@@ -5,6 +5,7 @@
 #pragma once
 
 #include "../lib/axis.hpp"
+#include "codes.hpp"
 
 namespace sievit {
 
@@ -25,9 +26,7 @@ tokens:
     lanes:
       for (int i = 0; i < Lanes; i++) {
 #pragma HLS UNROLL  // a beat at once
-        Code value = token[b * Lanes + i];
-        const ap_uint<Code::width> bits = value.range(Code::width - 1, 0);
-        set_lane(y.data, i, bits);
+        set_lane(y.data, i, code_of<Code>(token[b * Lanes + i]));
       }
       out.write(y);
     }
@@ -52,9 +51,7 @@ tokens:
     lanes:
       for (int i = 0; i < Lanes; i++) {
 #pragma HLS UNROLL  // a beat at once
-        Code value;
-        value.range(Code::width - 1, 0) = get_lane<ap_uint<Code::width>>(x.data, i);
-        token[b * Lanes + i] = value;
+        token[b * Lanes + i] = from_code<Code>(get_lane<ap_uint<Code::width>>(x.data, i));
       }
       // of the last token every beat but the last comes without `last`
       if (b == beats - 1) {
