@@ -13,16 +13,19 @@ BIN := $(VENV)/bin
 SIEVIT := $(BIN)/sievit
 ARGS := --model $(MODEL) $(if $(DATA),--data $(DATA))
 
-.PHONY: hls rtl export train sim report boards cores core test soak bench-cores bench-deit resources lint clean help
+.PHONY: hls rtl hls4ml test-hls4ml export train sim report boards cores core test soak bench-cores bench-deit resources lint clean help
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 13
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 13
 
 hls: $(VENV)/.ready ## compile MODEL for BOARD, prove every view equal, write the report
 	$(SIEVIT) build $(ARGS) --board $(BOARD)
 
 rtl: $(VENV)/.ready ## generate everything for BOARD without the proof
 	$(SIEVIT) build $(ARGS) --board $(BOARD) --no-proof
+
+hls4ml: $(VENV)/.ready ## compile MODEL for BOARD as a project of hls4ml, prove it equal
+	$(SIEVIT) build $(ARGS) --board $(BOARD) --backend hls4ml
 
 export: $(VENV)/.ready ## write MODEL as QONNX
 	$(SIEVIT) export $(ARGS) --board $(BOARD)
@@ -47,6 +50,9 @@ core: $(VENV)/.ready ## write the four files of a new core NAME=x
 
 test: $(VENV)/.ready ## run the tests
 	$(BIN)/python -m pytest
+
+test-hls4ml: $(VENV)/.ready ## the default model through hls4ml, whole (some minutes)
+	$(BIN)/python -m pytest tests/hls4ml
 
 soak: $(VENV)/.ready ## everything that the verification stages ask for, or CORE=x; writes sim/records
 	$(SIEVIT) soak $(if $(CORE),--core $(CORE))

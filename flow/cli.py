@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import warnings
 from pathlib import Path
@@ -16,6 +17,9 @@ from sievit.quant.errors import SievitError
 
 CONSOLE = Console()
 BUILD = Path("build")
+
+#: backend -> module with ``run(build, proof)``, imported when it is asked for; "": the build's own
+BACKENDS = {"native": "", "hls4ml": "sievit.flow.hls4ml"}
 
 model_option = click.option(
     "--model",
@@ -177,6 +181,13 @@ def export(model: str, board: str, data: Path | None, checkpoint: Path | None) -
 @click.option("--fps", default=0.0, help="Stop folding at that speed; default: as fast as fits.")
 @click.option("--seed", default=1, show_default=True, help="Seed of the random stalls.")
 @click.option("--no-proof", is_flag=True, help="Generate only; compile and compare nothing.")
+@click.option(
+    "--backend",
+    type=click.Choice(list(BACKENDS)),
+    default="native",
+    show_default=True,
+    help="Road from the graph to C++ or RTL.",
+)
 def build(
     model: str,
     board: str,
@@ -186,10 +197,15 @@ def build(
     fps: float,
     seed: int,
     no_proof: bool,
+    backend: str,
 ) -> None:
     """Compile a trained model for a board and prove every view of it equal."""
     made = make_build(model, board, data, checkpoint, rtl_images=images, fps=fps, seed=seed)
-    made.run(proof=not no_proof)
+    road = BACKENDS[backend]
+    if road:
+        importlib.import_module(road).run(made, proof=not no_proof)
+    else:
+        made.run(proof=not no_proof)
 
 
 @cli.command()
