@@ -121,11 +121,9 @@ def convert(graph: Graph, folder: Path, part: str, period_ns: float) -> Any:
     Args:
         folder: of the project.
     """
-    import hls4ml
-
-    from sievit.hls import hls4ml_plugin  # noqa: F401: registers the cores
     from sievit.hls.codegen import identifier
     from sievit.hls.hls4ml_model import to_qonnx
+    from sievit.hls.hls4ml_plugin import hls4ml  # with the cores registered
 
     model = to_qonnx(graph)
     model.save(str(folder / "model.onnx"))
@@ -145,7 +143,7 @@ def convert(graph: Graph, folder: Path, part: str, period_ns: float) -> Any:
 
 
 def predict(network: Any, graph: Graph, x: torch.Tensor) -> torch.Tensor:
-    """Logits of a compiled model as integers, int64 ``[N, classes]``, for integers ``[N, T, C]``."""
+    """Logits of a compiled model, int64 ``[N, classes]``, for images as integers ``[N, T, C]``."""
     scaled = (x.double() * 2.0**graph.input_exponent).float()
     y = torch.from_numpy(network.predict(scaled.numpy())).double() * 2.0**-graph.output.exponent
     if bool((y != y.round()).any()):

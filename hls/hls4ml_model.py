@@ -148,8 +148,8 @@ class _Writer:
             if n.name not in self.dense
         ]
         outside = len(sinks) < len(graph.consumers(edge)) or edge == graph.output.name
-        kind = {"type": str(port.itype)}
-        scaled = {**kind, "exponent": self.exponent(edge)}
+        kind: dict[str, Any] = {"type": str(port.itype)}
+        scaled: dict[str, Any] = {**kind, "exponent": self.exponent(edge)}
         if not frames:
             self.arrays[edge] = tensor
             if sinks:

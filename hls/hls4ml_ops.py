@@ -3,19 +3,20 @@
 
 ``Linear`` is a matrix product with bias, which becomes hls4ml's own pointwise convolution: its ONNX
 front end (1.3.0) stops at a MatMul of tokens followed by a bias. ``FloatLayernorm`` and
-``SoftmaxAttention`` are what a plain Vision Transformer computes in float between two quantisers; here
-it is integers of a fixed precision that is far above that of float32. The rest lies between cores and
-hls4ml's layers. A tensor float ``[B, T, C]`` is either a stream of hls4ml (T tokens
-for every image) or frames of the cores (the tokens that are left, zeros behind them). ``EnterFrames``
-and ``LeaveFrames`` lead from one to the other, ``ForkFrames`` gives every reader of frames its own
-stream, ``ResizeFrames`` changes the lanes of a beat. None of them changes a value, so qonnx executes
-them as copies.
+``SoftmaxAttention`` are what a plain Vision Transformer computes in float between two quantisers;
+here it is integers of a fixed precision that is far above that of float32.
+
+The rest lies between cores and hls4ml's layers. A tensor float ``[B, T, C]`` is either a stream of
+hls4ml (T tokens for every image) or frames of the cores (the tokens that are left, zeros behind
+them). ``EnterFrames`` and ``LeaveFrames`` lead from one to the other, ``ForkFrames`` gives every
+reader of frames its own stream, ``ResizeFrames`` changes the lanes of a beat. None of these changes
+a value, so qonnx executes them as copies.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from onnx import helper
@@ -35,7 +36,7 @@ class _Copy(CustomOp):
     """Every output is the input."""
 
     #: attributes and their kinds
-    ATTRIBUTES: dict[str, str] = {}
+    ATTRIBUTES: ClassVar[dict[str, str]] = {}
 
     def get_nodeattr_types(self) -> dict[str, Any]:
         return {
@@ -60,7 +61,7 @@ class _Copy(CustomOp):
 class EnterFrames(_Copy):
     """``type``, ``exponent``: value = integer * 2^exponent; ``lanes`` channels per beat."""
 
-    ATTRIBUTES = {"type": "s", "exponent": "i", "lanes": "i"}
+    ATTRIBUTES: ClassVar = {"type": "s", "exponent": "i", "lanes": "i"}
 
 
 class LeaveFrames(EnterFrames):
@@ -68,11 +69,11 @@ class LeaveFrames(EnterFrames):
 
 
 class ForkFrames(_Copy):
-    ATTRIBUTES = {"type": "s", "lanes": "i"}
+    ATTRIBUTES: ClassVar = {"type": "s", "lanes": "i"}
 
 
 class ResizeFrames(_Copy):
-    ATTRIBUTES = {"type": "s", "lanes": "i", "out_lanes": "i"}
+    ATTRIBUTES: ClassVar = {"type": "s", "lanes": "i", "out_lanes": "i"}
 
 
 #: names of the operators that change no value
@@ -83,7 +84,7 @@ class Linear(_Copy):
     """``x @ weight + bias`` per token; float weight ``[in, out]``, bias ``[out]``, both integers of
     a type times 2^exponent."""
 
-    ATTRIBUTES = {
+    ATTRIBUTES: ClassVar = {
         "weight_type": "s",
         "weight_exponent": "i",
         "bias_type": "s",
@@ -102,11 +103,11 @@ class Linear(_Copy):
 class FloatLayernorm(_Copy):
     """Layer normalisation of quantised tokens, rounded once: ``hls/nnet/float_layernorm.hpp``.
 
-    Inputs x, int64 ``gain`` (``gain_frac`` fraction bits) and ``offset`` (``frac`` ones, of steps of
-    the result), both ``[C]``.
+    Inputs x, int64 ``gain`` (``gain_frac`` fraction bits) and ``offset`` (``frac`` ones, in steps
+    of the result), both ``[C]``.
     """
 
-    ATTRIBUTES = {
+    ATTRIBUTES: ClassVar = {
         "in_type": "s",
         "in_exponent": "i",
         "out_type": "s",
@@ -170,7 +171,7 @@ class SoftmaxAttention(_Copy):
     ``[2^bits of a score]``.
     """
 
-    ATTRIBUTES = {
+    ATTRIBUTES: ClassVar = {
         "q_type": "s",
         "q_exponent": "i",
         "k_type": "s",

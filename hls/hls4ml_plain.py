@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of a plain Vision Transformer that hls4ml's ONNX front end lacks, as operators that it gets.
+"""Parts of a plain Vision Transformer that hls4ml's ONNX front end lacks, as operators it can have.
 
 The model is anybody's: Brevitas layers beside float layer norms, softmax and activation functions,
 exported as QONNX. What is float there stands between quantisers, and so is a function of integers:
@@ -23,8 +23,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from qonnx.core.modelwrapper import ModelWrapper
+from qonnx.custom_op.general.quant import quant as quantise
 from qonnx.transformation.gemm_to_matmul import GemmToMatMul
 from qonnx.transformation.general import GiveUniqueNodeNames
 from qonnx.transformation.infer_shapes import InferShapes
@@ -41,7 +43,8 @@ from sievit.quant.params import camel
 
 #: operators that move values and change none
 LAYOUT = {
-    "Reshape", "Transpose", "Gather", "Slice", "Split", "Squeeze", "Unsqueeze", "Flatten", "Identity",
+    "Reshape", "Transpose", "Gather", "Slice", "Split", "Squeeze", "Unsqueeze", "Flatten",
+    "Identity",
 }  # fmt: skip
 
 #: functions of single values that hls4ml has no exact layer for, and what they are made of
@@ -63,8 +66,11 @@ ELEMENTWISE = CURVES | {
     "Cast",
 }
 
-#: bits of a constant that stands for a float
+#: fraction bits of a constant that stands for a float
 FRAC = 40
+
+#: more would not be a quantised weight, but a float one that happens to be finite
+WEIGHT_BITS = 20
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,8 @@ class Operand:
 
 
 def rewrite(model: Any, known: set[str]) -> Any:
-    """A copy of a QONNX model in which the operators above stand; the model itself if it has no node
-    that needs one.
+    """A copy of a QONNX model in which the operators above stand; the model itself if no node of it
+    needs one.
 
     Args:
         known: ONNX operators that hls4ml has a handler for.
@@ -184,17 +190,19 @@ class _Rewriter:
         return session.run([output], inputs)[0]
 
     def quantised(self, node: Any, value: Any) -> Any:
-        from qonnx.custom_op.general.quant import quant
-
         a = read_attributes(node)
         scale, zero, bits = (self.const(i) for i in node.input[1:4])
-        return quant(
+        return quantise(
             value, scale, zero, bits, signed=a["signed"], narrow=a["narrow"],
             rounding_mode=a.get("rounding_mode", "ROUND"),
         )  # fmt: skip
 
     def shape(self, name: str) -> list[int]:
         return list(self.wrapper.get_tensor_shape(name))
+
+    def stands(self, node: Any) -> bool:
+        """It has not been replaced."""
+        return self.maker.get(node.output[0]) is node
 
     def only_reader(self, node: Any, tensor: str) -> Any:
         readers = self.readers.get(tensor, [])
@@ -242,8 +250,8 @@ class _Rewriter:
         return readers
 
     def add(
-        self, op: str, inputs: list[str], output: str, name: str, domain: str, grid: Grid | None = None,
-        **attributes: Any,
+        self, op: str, inputs: list[str], output: str, name: str, domain: str,
+        grid: Grid | None = None, **attributes: Any,
     ) -> None:  # fmt: skip
         """A node in place of whatever made ``output``."""
         old = self.maker.get(output)
@@ -364,9 +372,8 @@ class _Rewriter:
         codes = np.arange(1 << s.itype.bits)
         exp = np.round(np.exp(-codes * 2.0**s.exponent) * 2.0 ** (hls4ml_ops.EXP_BITS - 2))
         name = identifier(node.name)
-        tables = {
-            "q_map": q.channels, "k_map": k.channels, "v_map": v.channels, "order": order, "exp": exp,
-        }  # fmt: skip
+        maps = {f"{key}_map": o.channels for key, o in (("q", q), ("k", k), ("v", v))}
+        tables = {**maps, "order": order, "exp": exp}
         inputs = [self.integers(f"{name}_{key}", t) for key, t in tables.items()]
         attributes: dict[str, Any] = {}
         for key, grid in grids.items():
@@ -520,6 +527,11 @@ class _Rewriter:
         for key, array in (("weight", weight), ("bias", bias)):
             ints, exponent = scaled_integers(array)
             t = IntType.fitting(min(-1, int(ints.min())), max(0, int(ints.max())))
+            if key == "weight" and t.bits > WEIGHT_BITS:
+                raise UnsupportedError(
+                    node.name, f"its weights are no {WEIGHT_BITS}-bit multiples of a power of two",
+                    "quantise them (Brevitas: Int8WeightPerTensorFixedPoint)",
+                )  # fmt: skip
             attributes |= {f"{key}_type": str(t), f"{key}_exponent": exponent}
             tensor = f"{name}_{key}"
             values = (ints.astype(np.float64) * 2.0**exponent).astype(np.float32)
@@ -531,7 +543,7 @@ class _Rewriter:
     def token(self, node: Any) -> None:
         """The class token: token 0 of every image."""
         x = node.input[0]
-        if self.maker.get(node.output[0]) is not node or len(self.shape(x)) != 3:
+        if not self.stands(node) or len(self.shape(x)) != 3:
             return
         if node.op_type not in ("Gather", "Slice") or self.const(x) is not None:
             return
@@ -551,7 +563,7 @@ class _Rewriter:
 
     def curve(self, quant: Any) -> None:
         """A function of single values between two quantisers, as a table."""
-        if self.const(quant.input[0]) is not None or self.maker.get(quant.output[0]) is not quant:
+        if self.const(quant.input[0]) is not None or not self.stands(quant):
             return
         part: list[Any] = []
         sources: set[str] = set()
@@ -585,8 +597,6 @@ class _Rewriter:
             in_type=grid.itype, out_type=out.itype, offset=-grid.itype.min, shift=0,
             entries=len(codes),
         )  # fmt: skip
-        import torch
-
         constants = {"table": torch.from_numpy(table)}
         call = CoreCall("lookup_table", p, constants, (grid.exponent,), out.exponent)
         self.core(call, f"{identifier(quant.name)}_table", x, quant.output[0], grid, out)
@@ -598,12 +608,14 @@ class _Rewriter:
         tokens, t = p.out_tokens(p.max_tokens), p.output()
         entered = self.tensor(f"{name}_entered", shape)
         left = self.tensor(f"{name}_frames", [1, tokens, t.channels])
-        kinds = [{"type": str(g.itype), "exponent": g.exponent, "lanes": 1} for g in (grid, out)]
+        kinds: list[dict[str, Any]] = [
+            {"type": str(g.itype), "exponent": g.exponent, "lanes": 1} for g in (grid, out)
+        ]
         tables = []
         for key, value in sorted(call.constants.items()):
             tables.append(f"{name}_{key}")
             self.wrapper.set_initializer(tables[-1], value.float().numpy())
-        attributes = call.attributes()
+        attributes: dict[str, Any] = call.attributes()
         if not attributes["constants"]:
             del attributes["constants"]
         domain = hls4ml_ops.DOMAIN
@@ -648,7 +660,8 @@ def rational(x: float) -> tuple[int, int]:
 
 
 def scaled_integers(x: Any) -> tuple[Any, int]:
-    """(int64, e) with ``x = ints * 2^e``; e is the largest, but at least -FRAC, where x is rounded."""
+    """(int64, e) with ``x = ints * 2^e``; e is the largest one, at least -FRAC, to which x is
+    rounded."""
     x = np.asarray(x, dtype=np.float64)
     ints, e = np.round(x * 2.0**FRAC).astype(np.int64), -FRAC
     while ints.any() and not (ints & 1).any():

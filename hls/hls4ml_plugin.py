@@ -12,8 +12,8 @@
                                                      io_type="io_stream", part=...)
 
 What is registered, all with hls4ml's extension API: an ONNX handler, a layer and a config and call
-template for every core and for every operator of ``hls4ml_ops``; and a pass of Vitis' write flow that
-copies the cores' headers and sets the compiler flags that they need. One thing has no hook:
+template for every core and for every operator of ``hls4ml_ops``; and a pass of Vitis' write flow
+that copies the cores' headers and sets the compiler flags that they need. One thing has no hook:
 hls4ml's ONNX front end parses a model as it is. So its ``parse_onnx_model`` is wrapped: ``prepare``
 rewrites what hls4ml has no layer for, and models without such nodes pass unchanged.
 """
@@ -25,7 +25,7 @@ import importlib
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -139,12 +139,14 @@ def code_type(t: IntType, exponent: int) -> str:
 class SievitLayer(Layer):
     """A layer whose C++ was written when the ONNX node was read.
 
-    Attributes: ``header`` to include, ``config`` in front of the top, ``call`` with the names of the
-    variables still open, ``shape`` without batch, ``itype`` and ``lanes`` of the frames that leave,
+    Attributes: ``header`` to include, ``config`` in front of the top, ``call`` with its variables'
+    names still open, ``shape`` without batch, ``itype`` and ``lanes`` of the frames that leave,
     ``depth`` of their FIFO.
     """
 
-    _expected_attributes = [Attribute(k, value_type=str) for k in ("header", "config", "call")]
+    _expected_attributes: ClassVar = [
+        Attribute(k, value_type=str) for k in ("header", "config", "call")
+    ]
 
     def initialize(self) -> None:
         for i, name in enumerate(self.outputs):
@@ -218,7 +220,8 @@ def read_core(node: Any, names: list[str], shapes: list[list[int]], graph: Any) 
     streams = len(attributes["in_exponents"])
     values = {i.name: i for i in graph.initializer}
     constants = [
-        numpy_helper.to_array(values[n]) for n in node.input[streams + attributes["frames"] :]
+        numpy_helper.to_array(values[n]).copy()
+        for n in node.input[streams + attributes["frames"] :]
     ]
     call = custom_op.core_call(node.op_type, attributes, constants)
     made = Node(node.name, call.stem, call.params, call.constants, tuple(node.input[:streams]))
