@@ -149,6 +149,13 @@ class SievitLayer(Layer):
     ]
 
     def initialize(self) -> None:
+        config = self.model.config
+        if config.backend.name != "Vitis" or config.get_config_value("IOType") != "io_stream":
+            raise UnsupportedError(
+                self.name,
+                f"backend {config.backend.name}, {config.get_config_value('IOType')}",
+                'convert with backend="Vitis", io_type="io_stream"',
+            )
         for i, name in enumerate(self.outputs):
             self.output(name, f"layer{self.index}_out" + (f"_{i}" if i else ""))
 

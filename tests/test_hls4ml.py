@@ -32,6 +32,7 @@ from sievit.quant.graph import Graph, Loop, UnsupportedError
 from sievit.quant.itype import IntType
 from sievit.quant.params import Stream
 
+MODEL = {"Precision": "fixed<48,16>", "ReuseFactor": 1}
 PART, PERIOD = "xczu9eg-ffvb1156-2-e", 5.0
 
 
@@ -200,6 +201,18 @@ def test_what_cannot_be_converted(change: str, message: str, tmp_path: Path) -> 
     model = plain_vit.export(vit, tmp_path / "vit.onnx", torch.randn(1, 3, 4))
     with pytest.raises(UnsupportedError, match=message):
         hls4ml_plugin.prepare(model)
+
+
+@pytest.mark.parametrize("other", [{"backend": "Vivado"}, {"io_type": "io_parallel"}])
+def test_other_backends_are_refused(other: dict[str, str], tmp_path: Path) -> None:
+    call = {"backend": "Vitis", "io_type": "io_stream", **other}
+    with (
+        backend.quiet(tmp_path / "log"),
+        pytest.raises(UnsupportedError, match='convert with backend="Vitis", io_type="io_stream"'),
+    ):
+        hls4ml.converters.convert_from_onnx_model(
+            to_qonnx(small_graph()), output_dir=str(tmp_path), hls_config={"Model": MODEL}, **call
+        )
 
 
 def test_other_models_pass_unchanged(tmp_path: Path) -> None:
