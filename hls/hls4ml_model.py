@@ -7,6 +7,7 @@ other nodes stay cores, with frames between them (``hls4ml_ops``). qonnx execute
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,22 @@ DEPTH = "sievit.depth"
 
 
 def fixed_lengths(graph: Graph) -> set[str]:
-    """Edges on which every frame has as many tokens as its edge allows."""
+    """Edges on which every frame has ``most_tokens`` tokens."""
     out = {Graph.INPUT}
     for node in graph.nodes:
         if all(e in out for e in node.inputs) and node.core != "token_select":
             out.add(node.name)
         elif node.core == "first_token":
             out.add(node.name)
+    return out
+
+
+def most_tokens(graph: Graph) -> dict[str, int]:
+    """Most tokens of a frame on every edge, given that every image has ``graph.input_tokens``; what
+    the cores could take may be more."""
+    out = {Graph.INPUT: graph.input_tokens}
+    for node in graph.nodes:
+        out[node.name] = node.params.out_tokens(out[node.inputs[0]])
     return out
 
 
@@ -49,6 +59,24 @@ def is_dense(graph: Graph, node: Node, fixed: set[str]) -> bool:
     p: Any = node.params
     whole = p.m == 1 and p.groups == 1 and p.sets == 1 and not p.entries
     return whole and (p.shift <= 0 or not p.half_up)
+
+
+def with_frames(graph: Graph) -> Graph:
+    """The graph with a FIFO of a whole frame in front of every input of a core that has several.
+
+    With them no order in which its inputs arrive can block an unfolded graph: whatever waits for
+    the whole frame of one branch finds the other branch's in its FIFO.
+    """
+
+    tokens = most_tokens(graph)
+
+    def deep(node: Node) -> Node:
+        frames = [
+            tokens[e] * p.beats + 2 for e, p in zip(node.inputs, node.params.inputs(), strict=True)
+        ]
+        return replace(node, depths=tuple(frames)) if len(frames) > 1 else node
+
+    return replace(graph, nodes=[deep(node) for node in graph.nodes])
 
 
 def to_qonnx(graph: Graph, batch: int = 1, native: bool = True) -> ModelWrapper:
@@ -69,7 +97,7 @@ def to_qonnx(graph: Graph, batch: int = 1, native: bool = True) -> ModelWrapper:
 class _Writer:
     def __init__(self, graph: Graph, batch: int, native: bool) -> None:
         self.graph, self.batch = graph, batch
-        self.fixed = fixed_lengths(graph)
+        self.fixed, self.tokens = fixed_lengths(graph), most_tokens(graph)
         self.dense = {n.name for n in graph.nodes if native and is_dense(graph, n, self.fixed)}
         self.nodes: list[Any] = []
         self.values: list[Any] = []
@@ -107,7 +135,7 @@ class _Writer:
 
     # -- tensors ---------------------------------------------------------------------------------
     def shape(self, edge: str) -> list[int]:
-        return [self.batch, self.graph.max_tokens(edge), self.graph.port_of(edge).channels]
+        return [self.batch, self.tokens[edge], self.graph.port_of(edge).channels]
 
     def value(self, name: str, shape: list[int]) -> str:
         self.values.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))

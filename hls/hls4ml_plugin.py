@@ -41,7 +41,7 @@ from sievit.hls.codegen import (
     rom,
     struct,
 )
-from sievit.hls.hls4ml_model import DEPTH, to_qonnx
+from sievit.hls.hls4ml_model import DEPTH, to_qonnx, with_frames
 from sievit.hls.hls4ml_plain import rewrite
 from sievit.quant import custom_op
 from sievit.quant.errors import SievitError
@@ -232,11 +232,11 @@ def read_core(node: Any, names: list[str], shapes: list[list[int]], graph: Any) 
     ]
     call = custom_op.core_call(node.op_type, attributes, constants)
     made = Node(node.name, call.stem, call.params, call.constants, tuple(node.input[:streams]))
-    port, p = call.params.output(), call.params
+    port = call.params.output()
     ends = [f"{{s{i}}}" for i in range(streams + 1)]
     return layer(
         node,
-        [1, p.out_tokens(p.max_tokens), port.channels],
+        shape_of(graph, node.output[0]),
         streams,
         1,
         custom_op.DOMAIN,
@@ -374,7 +374,7 @@ def prepare(model: Any) -> Any:
     domains = {node.domain for node in model.graph.node}
     if custom_op.DOMAIN in domains and hls4ml_ops.DOMAIN not in domains:
         wrapper = ModelWrapper(getattr(model, "model", model), make_deepcopy=True)
-        return to_qonnx(lower(wrapper, model.graph.name or "network"))
+        return to_qonnx(with_frames(lower(wrapper, model.graph.name or "network")))
     return rewrite(model, set(layer_handlers))
 
 

@@ -67,7 +67,8 @@ class VisionTransformer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.input = act()
+        self.input, self.pos_act = act(), act(10)
+        self.pos = nn.Parameter(torch.randn(1, TOKENS, DIM) * 0.3)
         self.blocks = nn.ModuleList()
         for packed in (True, False):
             block = nn.ModuleDict(
@@ -95,7 +96,7 @@ class VisionTransformer(nn.Module):
         self.norm, self.head_act, self.head = nn.LayerNorm(DIM), act(), linear(DIM, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.input(x)
+        x = self.pos_act(self.input(x) + self.pos)
         for b in self.blocks:
             assert isinstance(b, nn.ModuleDict)
             x = b["res1"](x + b["attn"](b["norm1_act"](b["norm1"](x))))

@@ -21,12 +21,14 @@ from onnx import TensorProto, helper
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
 from test_codegen import TOKENS, small_graph
+from test_hls import VITIS_PORT
 from torch import Tensor, nn
 
 from sievit.flow import hls4ml as backend
-from sievit.hls import hls4ml_ops, hls4ml_plugin
+from sievit.hls import csim, hls4ml_ops, hls4ml_plugin
 from sievit.hls.hls4ml_model import INPUT, to_qonnx
 from sievit.hls.hls4ml_plain import Grid, layernorm_attributes
+from sievit.quant import custom_op
 from sievit.quant.execute import execute
 from sievit.quant.graph import Graph, Loop, UnsupportedError
 from sievit.quant.itype import IntType
@@ -91,6 +93,17 @@ def test_pruned_frames(tiny: Tiny, tiny_graph: Graph, tmp_path: Path) -> None:
     assert "depth=16" in top, "FIFO depths of the graph arrive"
 
 
+def test_exported_network(tiny_onnx: ModelWrapper, tiny_graph: Graph) -> None:
+    """What ``sievit export`` writes is recognised; it gets a frame of room where branches meet."""
+    made = hls4ml_plugin.prepare(tiny_onnx)
+    assert {n.domain for n in made.graph.node} >= {hls4ml_ops.DOMAIN, custom_op.DOMAIN}
+    assert not any(n.op_type in ("MatMul", "Add") for n in made.graph.node)
+    node = next(n for n in tiny_graph.nodes if n.core == "residual_add")
+    frame = tiny_graph.max_tokens(node.name) * node.params.output().beats
+    depths = [n.metadata_props for n in made.graph.node if n.output[0].startswith(node.inputs[0])]
+    assert str(frame + 2) in {p.value for found in depths for p in found}
+
+
 def test_shared_cores_are_refused() -> None:
     graph = small_graph()
     graph.loops = [Loop("loop", Graph.INPUT, ("left",), (("left",), ("left",)))]
@@ -129,6 +142,20 @@ def test_plain_transformer(tmp_path: Path, seed: int) -> None:
     assert classes.count("SievitSoftmaxAttention") == 2
     assert classes.count("SievitLookupTable") == classes.count("SievitFirstToken") == 1
     assert model.model.SerializeToString() == before, "the user's model is untouched"
+    vitis_sees(tmp_path / "project", tmp_path)
+
+
+def vitis_sees(project: Path, scratch: Path) -> None:
+    """Compile what Vitis would see; our headers are free of warnings."""
+    (scratch / "ap_axi_sdata.h").write_text(VITIS_PORT)
+    (source,) = (project / "firmware").glob("*.cpp")
+    flags = "-std=c++17 -DSIEVIT_VITIS -DAP_INT_MAX_W=4096 -D__SYNTHESIS__ -fsyntax-only".split()
+    flags += [f for f in csim.FLAGS if f.startswith("-W") and f != "-Werror"]
+    include = ["-isystem", str(csim.ap_types()), "-I", str(scratch)]
+    done = subprocess.run(["g++", *flags, *include, source], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ours = [v for v in done.stderr.splitlines() if "firmware/sievit" in v and "warning" in v]
+    assert not ours
 
 
 def test_layernorm_rounds_the_real_function(rng: torch.Generator) -> None:

@@ -33,9 +33,13 @@ def test_default_model(tmp_path: Path) -> None:
         assert report["equal"][pair] == {"images": 360, "mismatches": 0, "stalled": 0}, out
     layers = {v["name"]: v["class"] for v in report["layers"]}
     assert layers["patch_embed_proj"] == layers["head"] == "PointwiseConv1D"
-    cores = {f"Sievit{n}" for n in ("NmMatmul", "Attention", "Layernorm", "TokenSelect", "PosEmbed")}
+    cores = {
+        f"Sievit{n}" for n in ("NmMatmul", "Attention", "Layernorm", "TokenSelect", "PosEmbed")
+    }
     assert cores <= set(layers.values())
-    assert report["cycles"]["source"] and "Unsupported operation type" in report["stock"]["exception"]
+    assert (
+        report["cycles"]["source"] and "Unsupported operation type" in report["stock"]["exception"]
+    )
 
 
 def test_documented_script(tmp_path: Path) -> None:
