@@ -5,7 +5,7 @@
                 which FINN's MVAU computes, stay what they were: Quant, MatMul, Add, Quant
 ``finn_onnx``   FINN's ConvertQONNXtoFINN: weights folded, quantisers are thresholds, made half to
                 even at once
-``streamline``  FINN's Streamline: scales move out of the network
+``streamline``  FINN's streamlining: scales move into thresholds and out of the network
 ``to_hw``       FINN's MVAU and Thresholding; streams with several readers get a SievitFork
 ``partition``   FINN's CreateDataflowPartition, its inside; the scale of the logits stays outside
 ``specialise``  FINN's SpecializeLayers for the part, the widths that the values need, the folding
@@ -39,17 +39,32 @@ from finn.transformation.fpgadataflow.minimize_weight_bit_width import MinimizeW
 from finn.transformation.fpgadataflow.set_exec_mode import SetExecMode
 from finn.transformation.fpgadataflow.specialize_layers import SpecializeLayers
 from finn.transformation.qonnx.convert_qonnx_to_finn import ConvertQONNXtoFINN
-from finn.transformation.streamline import Streamline
+from finn.transformation.streamline.absorb import (
+    AbsorbAddIntoMultiThreshold,
+    AbsorbMulIntoMultiThreshold,
+    AbsorbScalarBiasIntoMultiThreshold,
+    FactorOutMulSignMagnitude,
+)
+from finn.transformation.streamline.collapse_repeated import (
+    CollapseRepeatedAdd,
+    CollapseRepeatedMul,
+)
+from finn.transformation.streamline.reorder import MoveAddPastMul, MoveScalarMulPastMatMul
 from finn.transformation.streamline.round_thresholds import RoundAndClipThresholds
 from onnx import TensorProto, helper, numpy_helper
 from qonnx.core.datatype import DataType
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
 from qonnx.custom_op.registry import getCustomOp
-from qonnx.transformation.general import GiveReadableTensorNames, GiveUniqueNodeNames
+from qonnx.transformation.general import (
+    ConvertDivToMul,
+    GiveReadableTensorNames,
+    GiveUniqueNodeNames,
+)
 from qonnx.transformation.infer_data_layouts import InferDataLayouts
 from qonnx.transformation.infer_datatypes import InferDataTypes
 from qonnx.transformation.infer_shapes import InferShapes
+from qonnx.transformation.remove import RemoveIdentityOps
 from torch import Tensor
 
 from sievit.boards.board import Board
@@ -65,6 +80,8 @@ from sievit.rtl.finn.ops import DOMAIN, FINN_NAMES, data_type, frame_after, op_n
 #: results of more bits get no thresholds: FINN's own limit
 THRESHOLD_BITS = 8
 INPUT, OUTPUT = "pixels", "logits"
+#: metadata of the ONNX file: by tensor the exponent of the step of its values
+STEPS = "sievit.steps"
 
 Compare = Callable[[str, ModelWrapper], None]
 
@@ -113,6 +130,7 @@ class _Integers:
         self.made = {Graph.INPUT: INPUT}
         self.package = {Graph.INPUT: False}
         self.scaled: set[str] = set()
+        self.steps: dict[str, int] = {}
 
     def run(self) -> ModelWrapper:
         tokens, port = self.graph.input_tokens, self.graph.input
@@ -139,6 +157,7 @@ class _Integers:
         opsets += [helper.make_opsetid(d, 1) for d in (DOMAIN, "qonnx.custom_op.general")]
         model = ModelWrapper(helper.make_model(made, opset_imports=opsets))
         model.set_tensor_datatype(INPUT, data_type(port.itype))
+        model.set_metadata_prop(STEPS, json.dumps(self.steps))
         for name in list(self.values):
             for node in model.find_consumers(name) or []:
                 if node.domain == DOMAIN:  # exact by construction: they are the cores' constants
@@ -205,6 +224,7 @@ class _Integers:
             self.made[node.name] = self.requantise(node, p, integer, mid)
         else:
             self.take(source, target)
+            self.steps[quant.input[0]] = accumulators
             self.made[node.name] = f"{node.name}_codes"
             self.scale(target, self.made[node.name], -_exponent(self.onnx, quant))
         if p.entries:
@@ -279,34 +299,61 @@ def finn_onnx(model: ModelWrapper) -> ModelWrapper:
             if getCustomOp(node).get_nodeattr("rounding_mode") != "ROUND":
                 raise UnsupportedError(node.name, "is not rounded half to even", "use ROUND")
             scales[node.input[0]] = float(model.get_initializer(node.input[1]))
+    steps = json.loads(model.get_metadata_prop(STEPS) or "{}")
     model = model.transform(ConvertQONNXtoFINN())
     for node in model.get_nodes_by_op_type("MultiThreshold"):
         getCustomOp(node).set_nodeattr("data_layout", "NWC")
-        half_even(model, node, scales[node.input[0]])
+        half_even(model, node, scales[node.input[0]], 2.0 ** steps[node.input[0]])
+    for node in model.get_nodes_by_op_type("Add"):  # FINN asks the bias which of its axes is which
+        for name in node.input:
+            value = model.get_initializer(name)
+            if value is not None and value.ndim == 1:
+                model.set_tensor_layout(name, ["C"])
     return tidy(model)
 
 
-def half_even(model: ModelWrapper, node: Any, scale: float) -> None:
+def half_even(model: ModelWrapper, node: Any, scale: float, step: float) -> None:
     """Make the thresholds of a quantiser round half to even, as QONNX's ROUND does.
 
     ConvertQONNXtoFINN places them at ``(n - 1/2) * scale``, and a MultiThreshold counts those that
-    are not above the value: half up. The threshold of an odd level ``n`` moves up by the smallest
-    step, so that a tie stays at the even level below. Streamlining keeps that: it scales by powers
-    of two, and rounds thresholds of integers up.
+    are not above the value: half up. What is quantised are multiples of ``step``, so only a tie
+    lies between the threshold of an odd level ``n`` and half a step above it: there it belongs.
+    (A smallest float above it would vanish when the bias is subtracted.)
     """
-    thresholds = model.get_initializer(node.input[1]).astype(np.float32)
-    level = thresholds / np.float32(scale) + 0.5
+    thresholds = model.get_initializer(node.input[1])
+    level = thresholds / scale + 0.5
     whole = np.rint(level)
     if not (level == whole).all():
         raise UnsupportedError(node.name, "has thresholds between the ties", "use one scale")
-    odd = whole.astype(np.int64) % 2 != 0
-    model.set_initializer(
-        node.input[1], np.where(odd, np.nextafter(thresholds, np.float32(np.inf)), thresholds)
-    )
+    if scale > step:  # else there are no ties
+        thresholds = np.where(whole.astype(np.int64) % 2 != 0, thresholds + step / 2, thresholds)
+        model.set_initializer(node.input[1], thresholds.astype(np.float32))
+
+
+#: what FINN's Streamline does with scales and biases around MatMul and MultiThreshold; the rest of
+#: it is for convolutions and pools, and infers all types and names after each of 22 steps
+STREAMLINE = (
+    ConvertDivToMul,
+    AbsorbScalarBiasIntoMultiThreshold,
+    MoveAddPastMul,
+    MoveScalarMulPastMatMul,
+    MoveAddPastMul,
+    CollapseRepeatedAdd,
+    CollapseRepeatedMul,
+    AbsorbAddIntoMultiThreshold,
+    FactorOutMulSignMagnitude,
+    AbsorbMulIntoMultiThreshold,
+    RemoveIdentityOps,
+)
 
 
 def streamline(model: ModelWrapper) -> ModelWrapper:
-    return tidy(model.transform(Streamline()))
+    """Scales and biases moved into the thresholds, or to the end of the network."""
+    model = ModelWrapper(model.model, make_deepcopy=True)
+    for _ in range(2):
+        for step in STREAMLINE:
+            model = model.transform(step(), make_deepcopy=False)
+    return tidy(model.transform(GiveUniqueNodeNames()))
 
 
 def to_hw(model: ModelWrapper, interval: float) -> ModelWrapper:
@@ -329,6 +376,8 @@ def fork(model: ModelWrapper) -> ModelWrapper:
             ]
             if len(readers) < 2:
                 continue
+            if not node.domain.startswith(DOMAIN):
+                continue
             shape, op = model.get_tensor_shape(tensor), getCustomOp(node)
             lanes = op.get_folded_output_shape(list(node.output).index(tensor))[-1]
             datatype = model.get_tensor_datatype(tensor)
@@ -348,6 +397,8 @@ def fork(model: ModelWrapper) -> ModelWrapper:
 
 def fold_native(node: Any, interval: float) -> None:
     """Set PE and SIMD of one of FINN's own nodes: the fewest that keep up with the interval."""
+    if not node.domain.startswith(DOMAIN):
+        return
     op = getCustomOp(node)
     if node.op_type.startswith("MVAU"):
         inputs, outputs = op.get_nodeattr("MW"), op.get_nodeattr("MH")

@@ -125,7 +125,8 @@ class _Streams(HWCustomOp):
     def infer_node_datatype(self, model: Any) -> None:
         for ind, (port, _) in enumerate(self.ports()):
             found = model.get_tensor_datatype(self.onnx_node.input[ind])
-            if found.is_integer() and found != data_type(port.itype):
+            known = found.is_integer() and found.bitwidth() <= 24  # FINN marks what it has yet to see
+            if known and found != data_type(port.itype):
                 self.retype(model, ind, int_type(found))
         for ind, name in enumerate(self.onnx_node.output):
             model.set_tensor_datatype(name, self.get_output_datatype(ind))
