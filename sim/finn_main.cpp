@@ -211,6 +211,7 @@ class Bench {
     if (!s.held.empty() && beat != s.held) return s.name + " changed TDATA while it was stalled";
     s.held = taken ? Bytes() : beat;
     if (s.at == s.beats) {
+      if (!silence_) return "";
       return s.name + " gave a beat after the last of " + std::to_string(s.beats);
     }
     if (taken) {
@@ -238,12 +239,10 @@ class Bench {
       }
       rise();
       if (context_.gotFinish()) return "the design called $finish, see its messages";
-      if (passed) {
-        idle = 0;
-        cycles = cycle + 1;
-      } else if (done ? ++idle > silence_ : ++idle > watchdog_) {
-        return done ? "" : stuck(cycle);
-      }
+      idle = passed ? 0 : idle + 1;
+      if (passed) cycles = cycle + 1;
+      if (done && idle >= silence_) return "";
+      if (!done && idle > watchdog_) return stuck(cycle);
     }
   }
 

@@ -312,6 +312,7 @@ def simulate(
     seed: int = 0,
     watchdog: int = runner.WATCHDOG,
     trace: Path | None = None,
+    silence: int = SILENCE,
 ) -> tuple[dict[str, list[int]], int]:
     """Reset the design that ``build`` compiled, and run it once.
 
@@ -322,6 +323,8 @@ def simulate(
         seed: of the stalls, of the noise on idle inputs and of what the RTL leaves undefined.
         watchdog: cycles without a beat after which the design counts as stuck.
         trace: a .vcd file for the waveforms, if the program can.
+        silence: cycles after the last beat of all in which no output may give another one; with 0
+            an output may go on.
 
     Returns (beats of every output, cycles from the first that can carry a beat to the last one that
     did). Raises SimulationError: a design that is stuck, gives a beat too many, breaks a rule of
@@ -337,7 +340,7 @@ def simulate(
     source, sink = bench.STALLS[stall]
     with tempfile.TemporaryDirectory(prefix="run-") as temporary:
         folder = Path(temporary)
-        case = [f"watchdog {watchdog}", f"silence {SILENCE}", f"seed {seed % (1 << 32)}"]
+        case = [f"watchdog {watchdog}", f"silence {silence}", f"seed {seed % (1 << 32)}"]
         for i, (name, beats) in enumerate(inputs.items()):
             size = -(-bits[name] // 8)
             for beat in beats:

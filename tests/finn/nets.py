@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import brevitas.nn as qnn
 import numpy as np
@@ -124,16 +125,19 @@ def to_layers(qonnx: ModelWrapper, convert: Transformation) -> ModelWrapper:
     return model
 
 
-def to_rtl(model: ModelWrapper, part: str = PART) -> ModelWrapper:
-    """Specialise every layer to RTL, and generate its Verilog."""
+def to_rtl(model: ModelWrapper, part: str = PART, **attributes: int) -> ModelWrapper:
+    """Specialise every layer to RTL, set these attributes of its nodes, generate their Verilog."""
     for node in model.graph.node:
         if node.domain == "finn.custom_op.fpgadataflow":
             getCustomOp(node).set_nodeattr("preferred_impl_style", "rtl")
     model = model.transform(SpecializeLayers(part)).transform(GiveUniqueNodeNames())
+    for op in rtl_nodes(model):
+        for name, value in attributes.items():
+            op.set_nodeattr(name, value)
     return model.transform(PrepareIP(part, CLOCK_NS))
 
 
-def rtl_nodes(model: ModelWrapper) -> list[object]:
+def rtl_nodes(model: ModelWrapper) -> list[Any]:
     """Custom ops of the nodes of FINN's RTL."""
     return [
         getCustomOp(n) for n in model.graph.node if n.domain == "finn.custom_op.fpgadataflow.rtl"
