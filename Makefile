@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 SIEVIT := $(BIN)/sievit
 ARGS := --model $(MODEL) $(if $(DATA),--data $(DATA))
 
-.PHONY: hls rtl export train sim report boards cores core test soak bench-cores bench-deit resources lint clean help
+.PHONY: hls rtl export train sim report boards cores core test test-finn finn-venv soak bench-cores bench-deit resources lint clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 13
@@ -48,6 +48,11 @@ core: $(VENV)/.ready ## write the four files of a new core NAME=x
 test: $(VENV)/.ready ## run the tests
 	$(BIN)/python -m pytest
 
+test-finn: $(VENV)/.ready-finn ## run the tests that need FINN
+	$(BIN)/python -m pytest tests/finn
+
+finn-venv: $(VENV)/.ready-finn ## add FINN (finn-plus) to the environment
+
 soak: $(VENV)/.ready ## everything that the verification stages ask for, or CORE=x; writes sim/records
 	$(SIEVIT) soak $(if $(CORE),--core $(CORE))
 
@@ -73,4 +78,9 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@
+
+$(VENV)/.ready-finn: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet -e ".[finn]"
+	$(BIN)/python -m pip install --quiet --no-deps finn-plus==1.6.1
 	touch $@
