@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 SIEVIT := $(BIN)/sievit
 ARGS := --model $(MODEL) $(if $(DATA),--data $(DATA))
 
-.PHONY: hls rtl export train sim report boards cores core test test-finn finn-venv soak bench-cores bench-deit resources lint clean help
+.PHONY: hls rtl export train sim report boards cores core test finn test-finn finn-venv soak bench-cores bench-deit resources lint clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 13
@@ -23,6 +23,9 @@ hls: $(VENV)/.ready ## compile MODEL for BOARD, prove every view equal, write th
 
 rtl: $(VENV)/.ready ## generate everything for BOARD without the proof
 	$(SIEVIT) build $(ARGS) --board $(BOARD) --no-proof
+
+finn: $(VENV)/.ready-finn ## the same by way of FINN, MODEL=heatvit_nm_digits_topk unless given
+	$(SIEVIT) build --model $(if $(filter command line,$(origin MODEL)),$(MODEL),heatvit_nm_digits_topk) $(if $(DATA),--data $(DATA)) --board $(BOARD) --backend finn
 
 export: $(VENV)/.ready ## write MODEL as QONNX
 	$(SIEVIT) export $(ARGS) --board $(BOARD)

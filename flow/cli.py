@@ -84,7 +84,10 @@ def make_build(
     target = boards.load(board)
     common = {"board": target, "folder": BUILD / target.name / model, "console": CONSOLE, **more}
     source = BUILD / "imported" / model
+    backend = common.pop("backend", "native")
     if source.is_dir():
+        if backend != "native":
+            raise click.UsageError(f"{model} was imported: --backend {backend} takes recipes")
         if data or checkpoint:
             raise click.UsageError(f"{model} was imported: it has neither --data nor --checkpoint")
         from sievit.flow.imported import ImportedBuild
@@ -94,9 +97,12 @@ def make_build(
     from sievit.flow.trained import TrainedBuild  # takes seconds: after what is refused at once
 
     common["folder"] = BUILD / target.name / recipe.name
-    return TrainedBuild(
-        name=recipe.name, recipe=recipe, data_path=data, checkpoint=checkpoint, **common
-    )
+    kind: type[TrainedBuild] = TrainedBuild
+    if backend == "finn":
+        from sievit.flow.finn import FinnBuild
+
+        kind = FinnBuild
+    return kind(name=recipe.name, recipe=recipe, data_path=data, checkpoint=checkpoint, **common)
 
 
 @cli.command("import")
@@ -177,6 +183,14 @@ def export(model: str, board: str, data: Path | None, checkpoint: Path | None) -
 @click.option("--fps", default=0.0, help="Stop folding at that speed; default: as fast as fits.")
 @click.option("--seed", default=1, show_default=True, help="Seed of the random stalls.")
 @click.option("--no-proof", is_flag=True, help="Generate only; compile and compare nothing.")
+@click.option(
+    "--backend",
+    type=click.Choice(["native", "finn"]),
+    default="native",
+    show_default=True,
+    help="finn: by way of FINN, whose shapes are static: recipes of fixed top-k.",
+)
+@click.option("--vendor", is_flag=True, help="With --backend finn: FINN's stitched IP by Vivado.")
 def build(
     model: str,
     board: str,
@@ -186,9 +200,16 @@ def build(
     fps: float,
     seed: int,
     no_proof: bool,
+    backend: str,
+    vendor: bool,
 ) -> None:
     """Compile a trained model for a board and prove every view of it equal."""
-    made = make_build(model, board, data, checkpoint, rtl_images=images, fps=fps, seed=seed)
+    options: dict[str, Any] = {"rtl_images": images, "fps": fps, "seed": seed}
+    if vendor and backend != "finn":
+        raise click.UsageError("--vendor goes with --backend finn")
+    if backend == "finn":
+        options |= {"backend": backend, "vendor_steps": vendor}
+    made = make_build(model, board, data, checkpoint, **options)
     made.run(proof=not no_proof)
 
 

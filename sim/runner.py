@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -180,12 +180,13 @@ def build(
     parameters: dict[str, int | str],
     build_dir: Path,
     coverage: bool = False,
+    flags: Sequence[str] = (),
 ) -> Path:
     """Compile ``top``; returns the program, ``build_dir / "obj" / top``.
 
     ``rtl/lib`` and ``rtl/cores`` need not be listed. Nothing is done if the program is newer than
     all it was made from. A failed build leaves no program. With ``coverage`` it counts lines
-    and branches; see ``sim/coverage.py``.
+    and branches; see ``sim/coverage.py``. ``flags``: further ones of Verilator.
     """
     check_tools()
     import cocotb_tools.config as cocotb_config
@@ -194,7 +195,7 @@ def build(
     build_dir.mkdir(parents=True, exist_ok=True)
     program, stamp = build_dir / "obj" / top, build_dir / "obj" / "stamp.json"
     own = [s.resolve() for s in sources]
-    flags = [*VERILATE, *(COVERAGE if coverage else [])]
+    flags = [*VERILATE, *(COVERAGE if coverage else []), *flags]
     recipe = [top, _parameter_arguments(parameters), [str(s) for s in own], flags, MAKE]
     if program.exists() and stamp.exists():
         seen = json.loads(stamp.read_text())
@@ -381,6 +382,7 @@ def simulate_batch(
     watchdog: int = WATCHDOG,
     initial: int = 2,
     plusargs: tuple[str, ...] = (),
+    log: list[str] | None = None,
 ) -> list[RtlResult]:
     """All ``runs`` one after the other in one process, a reset before each; otherwise as
     ``simulate``.
@@ -389,6 +391,7 @@ def simulate_batch(
         initial: what registers and memories hold before the first reset: 0 zeros, 1 ones,
             2 random bits.
         plusargs: further arguments of the simulated design.
+        log: gets what the design printed.
     """
     beats: dict[tuple[int, str], list[bench.Beat]] = {}  # equal frames are converted once
     cases = []
@@ -416,8 +419,10 @@ def simulate_batch(
         folder = Path(name).resolve()
         if taps:
             plusargs = (*plusargs, f"+sievit_taps={folder}")
-        found, log = _execute(build_dir, top, cases, initial, plusargs)
+        found, printed = _execute(build_dir, top, cases, initial, plusargs)
         seen = {e: _Tap(folder / f"{top}.u_tap_{e}", port) for e, port in (taps or {}).items()}
+    if log is not None:
+        log.append(printed)
     results = []
     for i, (case, out) in enumerate(zip(cases, found, strict=True)):
         what = _describe(top, case)
@@ -439,8 +444,8 @@ def simulate_batch(
                 out.segments,
                 out.output,
                 out.cycles,
-                _cover(log),
-                _fifos(log),
+                _cover(printed),
+                _fifos(printed),
             )
         )
     return results

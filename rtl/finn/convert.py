@@ -20,8 +20,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +66,6 @@ from qonnx.transformation.infer_shapes import InferShapes
 from qonnx.transformation.remove import RemoveIdentityOps
 from torch import Tensor
 
-from sievit.boards.board import Board
-from sievit.quant import fold
 from sievit.quant.cores.lookup_table import LookupTableParams
 from sievit.quant.cores.nm_matmul import NmMatmulParams, accumulator_type
 from sievit.quant.cores.residual_add import ResidualAddParams
@@ -82,8 +79,6 @@ THRESHOLD_BITS = 8
 INPUT, OUTPUT = "pixels", "logits"
 #: metadata of the ONNX file: by tensor the exponent of the step of its values
 STEPS = "sievit.steps"
-
-Compare = Callable[[str, ModelWrapper], None]
 
 
 def is_dense(node: Node) -> bool:
@@ -176,19 +171,27 @@ class _Integers:
 
     def operator(
         self, op: str, name: str, p: CoreParams, inputs: list[str], package: bool,
-        constants: dict[str, Tensor],
+        constants: dict[str, Tensor], depths: Sequence[int] = (),
     ) -> str:  # fmt: skip
         """Emit a FINN operator; returns the tensor with its integers."""
         extra = [self.constant(f"{name}.{k}", v) for k, v in sorted(constants.items())]
         attributes = {FINN_NAMES.get(k, k): v for k, v in p.to_dict().items()}
+        attributes["inFIFODepths"] = [max(2, d) for d in depths or [0] * len(inputs)]
         if op != "SievitRequantise":
             attributes["constants"] = sorted(constants) or [""]
         target = f"{name}_int"
         self.nodes.append(
             helper.make_node(
-                op, [*inputs, *extra], [target], name, domain=DOMAIN,
-                backend="fpgadataflow", package=int(package), **attributes,
-            )  # fmt: skip
+                op,
+                [*inputs, *extra],
+                [target],
+                name,
+                domain=DOMAIN,
+                backend="fpgadataflow",
+                package=int(package),
+                origin=name,
+                **attributes,
+            )
         )
         return target
 
@@ -196,7 +199,7 @@ class _Integers:
         package = self.package[node.inputs[0]]
         self.made[node.name] = self.operator(
             op_name(node.core), node.name, node.params,
-            [self.made[e] for e in node.inputs], package, dict(node.constants),
+            [self.made[e] for e in node.inputs], package, dict(node.constants), node.depths,
         )  # fmt: skip
         self.package[node.name] = frame_after(node.params, package)[1]
 
@@ -511,7 +514,8 @@ def batched(model: ModelWrapper, count: int) -> ModelWrapper:
 
 
 def execute(model: ModelWrapper, pixels: Tensor) -> Tensor:
-    """Output float32 ``[N, channels]`` of FINN's Python execution for integer ``[N, T, channels]``."""
+    """Output float32 ``[N, channels]`` of FINN's Python execution; ``pixels``: integers
+    ``[N, T, channels]``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = batched(model, len(pixels))

@@ -5,8 +5,9 @@ Importing this module registers them in FINN's own domains, where its transforma
 ``SievitNmMatmul``, ``SievitAttention``, ... and ``SievitFork``. A node carries every field of the
 core's parameters as an attribute of that name (types as text such as ``int8``; ``pe`` and ``simd``
 are ``PE`` and ``SIMD``, as FINN's folding files call them), the number of frames it is executed
-for (``batch``), whether frames end in a package token (``package``), and the names of its
-``constants``, which are its last inputs. Data are integers in float32, ``[batch, tokens, channels]``.
+for (``batch``), whether frames end in a package token (``package``), the node of our Graph
+that it comes from (``origin``), and the names of its ``constants``, which are its last inputs.
+Data are integers in float32, ``[batch, tokens, channels]``.
 
 FINN's streams have neither tlast nor tuser: all frames are of ``max_tokens`` tokens, so the wrapper
 of a core counts beats. A token selector therefore needs a fixed number of tokens (``topk``).
@@ -92,7 +93,7 @@ class _Streams(HWCustomOp):
         return (self.get_nodeattr("batch"), tokens, port.beats, port.lanes)
 
     def get_nodeattr_types(self) -> dict[str, Any]:
-        return super().get_nodeattr_types() | {"batch": ("i", False, 1)}
+        return super().get_nodeattr_types() | {"batch": ("i", False, 1), "origin": ("s", False, "")}
 
     def get_normal_input_shape(self, ind: int = 0) -> list[int]:
         return self._normal(self.ports(), ind)
@@ -125,7 +126,9 @@ class _Streams(HWCustomOp):
     def infer_node_datatype(self, model: Any) -> None:
         for ind, (port, _) in enumerate(self.ports()):
             found = model.get_tensor_datatype(self.onnx_node.input[ind])
-            known = found.is_integer() and found.bitwidth() <= 24  # FINN marks what it has yet to see
+            known = (
+                found.is_integer() and found.bitwidth() <= 24
+            )  # FINN marks what it has yet to see
             if known and found != data_type(port.itype):
                 self.retype(model, ind, int_type(found))
         for ind, name in enumerate(self.onnx_node.output):
@@ -410,7 +413,8 @@ class _Rtl(RTLBackend):
 
 def _parameters(values: dict[str, int | str]) -> list[str]:
     return [
-        f'      .{k}("{v}")' if isinstance(v, str) else f"      .{k}({v})" for k, v in values.items()
+        f'      .{k}("{v}")' if isinstance(v, str) else f"      .{k}({v})"
+        for k, v in values.items()
     ]
 
 
