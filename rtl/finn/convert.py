@@ -372,29 +372,29 @@ def to_hw(model: ModelWrapper, interval: float) -> ModelWrapper:
 
 def fork(model: ModelWrapper) -> ModelWrapper:
     """A SievitFork behind every tensor that several nodes read."""
-    for node in list(model.graph.node):
-        for tensor in list(node.output):
-            readers = [
-                (n, i) for n in model.graph.node for i, t in enumerate(n.input) if t == tensor
-            ]
-            if len(readers) < 2:
-                continue
-            if not node.domain.startswith(DOMAIN):
-                continue
-            shape, op = model.get_tensor_shape(tensor), getCustomOp(node)
-            lanes = op.get_folded_output_shape(list(node.output).index(tensor))[-1]
-            datatype = model.get_tensor_datatype(tensor)
-            copies = [f"{tensor}_copy{i}" for i in range(len(readers))]
-            made = helper.make_node(
-                "SievitFork", [tensor], copies, f"{node.name}_fork", domain=DOMAIN,
-                backend="fpgadataflow", copies=len(readers), tokens=shape[1], channels=shape[2],
-                PE=lanes, data_type=datatype.name.lower(), outFIFODepths=[2] * len(readers),
-            )  # fmt: skip
-            for (reader, i), copy in zip(readers, copies, strict=True):
-                model.set_tensor_shape(copy, shape)
-                model.set_tensor_datatype(copy, datatype)
-                reader.input[i] = copy
-            model.graph.node.insert(list(model.graph.node).index(node) + 1, made)
+    made = {t: node for node in model.graph.node for t in node.output}
+    for tensor in [model.graph.input[0].name, *made]:
+        readers = [(n, i) for n in model.graph.node for i, t in enumerate(n.input) if t == tensor]
+        if len(readers) < 2 or not all(n.domain.startswith(DOMAIN) for n, _ in readers):
+            continue
+        node, at = made.get(tensor), 0
+        if node is not None:
+            folded = getCustomOp(node).get_folded_output_shape(list(node.output).index(tensor))
+            at = list(model.graph.node).index(node) + 1
+        else:
+            folded = getCustomOp(readers[0][0]).get_folded_input_shape(readers[0][1])
+        shape, datatype = model.get_tensor_shape(tensor), model.get_tensor_datatype(tensor)
+        copies = [f"{tensor}_copy{i}" for i in range(len(readers))]
+        for (reader, i), copy in zip(readers, copies, strict=True):
+            model.set_tensor_shape(copy, shape)
+            model.set_tensor_datatype(copy, datatype)
+            reader.input[i] = copy
+        new = helper.make_node(
+            "SievitFork", [tensor], copies, f"{tensor}_fork", domain=DOMAIN,
+            backend="fpgadataflow", copies=len(readers), tokens=shape[1], channels=shape[2],
+            PE=int(folded[-1]), data_type=datatype.name.lower(), outFIFODepths=[2] * len(readers),
+        )  # fmt: skip
+        model.graph.node.insert(at, new)
     return model
 
 
