@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 SIEVIT := $(BIN)/sievit
 ARGS := --model $(MODEL) $(if $(DATA),--data $(DATA))
 
-.PHONY: hls rtl hls4ml test-hls4ml export train sim report boards cores core test soak bench-cores bench-deit resources lint clean help
+.PHONY: hls rtl finn hls4ml finn-venv export train sim report boards cores core test test-finn test-hls4ml soak bench-cores bench-deit resources lint clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 13
@@ -26,6 +26,8 @@ rtl: $(VENV)/.ready ## generate everything for BOARD without the proof
 
 hls4ml: $(VENV)/.ready ## compile MODEL for BOARD as a project of hls4ml, prove it equal
 	$(SIEVIT) build $(ARGS) --board $(BOARD) --backend hls4ml
+finn: $(VENV)/.ready-finn ## the same by way of FINN, MODEL=heatvit_nm_digits_topk unless given
+	$(SIEVIT) build --model $(if $(filter command line,$(origin MODEL)),$(MODEL),heatvit_nm_digits_topk) $(if $(DATA),--data $(DATA)) --board $(BOARD) --backend finn
 
 export: $(VENV)/.ready ## write MODEL as QONNX
 	$(SIEVIT) export $(ARGS) --board $(BOARD)
@@ -53,6 +55,10 @@ test: $(VENV)/.ready ## run the tests
 
 test-hls4ml: $(VENV)/.ready ## the default model through hls4ml, whole (some minutes)
 	$(BIN)/python -m pytest tests/hls4ml
+test-finn: $(VENV)/.ready-finn ## run the tests that need FINN
+	$(BIN)/python -m pytest tests/finn
+
+finn-venv: $(VENV)/.ready-finn ## add FINN (finn-plus) to the environment
 
 soak: $(VENV)/.ready ## everything that the verification stages ask for, or CORE=x; writes sim/records
 	$(SIEVIT) soak $(if $(CORE),--core $(CORE))
@@ -79,4 +85,9 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@
+
+$(VENV)/.ready-finn: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet -e ".[finn]"
+	$(BIN)/python -m pip install --quiet --no-deps finn-plus==1.6.1
 	touch $@

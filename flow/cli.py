@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import warnings
 from pathlib import Path
@@ -18,8 +17,8 @@ from sievit.quant.errors import SievitError
 CONSOLE = Console()
 BUILD = Path("build")
 
-#: backend -> module with ``run(build, proof)``, imported when it is asked for; "": the build's own
-BACKENDS = {"native": "", "hls4ml": "sievit.flow.hls4ml"}
+#: roads of ``build`` from the integer graph on
+BACKENDS = ("native", "finn", "hls4ml")
 
 model_option = click.option(
     "--model",
@@ -88,7 +87,10 @@ def make_build(
     target = boards.load(board)
     common = {"board": target, "folder": BUILD / target.name / model, "console": CONSOLE, **more}
     source = BUILD / "imported" / model
+    backend = common.pop("backend", "native")
     if source.is_dir():
+        if backend != "native":
+            raise click.UsageError(f"{model} was imported: --backend {backend} takes recipes")
         if data or checkpoint:
             raise click.UsageError(f"{model} was imported: it has neither --data nor --checkpoint")
         from sievit.flow.imported import ImportedBuild
@@ -98,9 +100,12 @@ def make_build(
     from sievit.flow.trained import TrainedBuild  # takes seconds: after what is refused at once
 
     common["folder"] = BUILD / target.name / recipe.name
-    return TrainedBuild(
-        name=recipe.name, recipe=recipe, data_path=data, checkpoint=checkpoint, **common
-    )
+    kind: type[TrainedBuild] = TrainedBuild
+    if backend == "finn":
+        from sievit.flow.finn import FinnBuild
+
+        kind = FinnBuild
+    return kind(name=recipe.name, recipe=recipe, data_path=data, checkpoint=checkpoint, **common)
 
 
 @cli.command("import")
@@ -183,11 +188,12 @@ def export(model: str, board: str, data: Path | None, checkpoint: Path | None) -
 @click.option("--no-proof", is_flag=True, help="Generate only; compile and compare nothing.")
 @click.option(
     "--backend",
-    type=click.Choice(list(BACKENDS)),
+    type=click.Choice(BACKENDS),
     default="native",
     show_default=True,
-    help="Road from the graph to C++ or RTL.",
+    help="finn and hls4ml: through these tools; finn takes recipes of fixed top-k.",
 )
+@click.option("--vendor", is_flag=True, help="With --backend finn: FINN's stitched IP by Vivado.")
 def build(
     model: str,
     board: str,
@@ -198,12 +204,19 @@ def build(
     seed: int,
     no_proof: bool,
     backend: str,
+    vendor: bool,
 ) -> None:
     """Compile a trained model for a board and prove every view of it equal."""
-    made = make_build(model, board, data, checkpoint, rtl_images=images, fps=fps, seed=seed)
-    road = BACKENDS[backend]
-    if road:
-        importlib.import_module(road).run(made, proof=not no_proof)
+    options: dict[str, Any] = {"rtl_images": images, "fps": fps, "seed": seed}
+    if vendor and backend != "finn":
+        raise click.UsageError("--vendor goes with --backend finn")
+    if backend == "finn":
+        options |= {"backend": backend, "vendor_steps": vendor}
+    made = make_build(model, board, data, checkpoint, **options)
+    if backend == "hls4ml":
+        from sievit.flow import hls4ml  # takes seconds: after what is refused at once
+
+        hls4ml.run(made, proof=not no_proof)
     else:
         made.run(proof=not no_proof)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sievit.quant.custom_op import DOMAIN, CoreCall
-from sievit.quant.params import camel
+from sievit.quant.params import camel, most_tokens
 
 
 class _Core(torch.autograd.Function):
@@ -65,7 +65,7 @@ class _Core(torch.autograd.Function):
         )
         values = [made] if outputs == 1 else list(made)
         p = call.params
-        data_size = [1, p.out_tokens(p.max_tokens), p.output().channels]
+        data_size = [1, most_tokens(p, p.max_tokens), p.output().channels]
         sizes: list[list[int | None]] = [[*data_size], [1, 2]]
         for value, size in zip(values, sizes, strict=False):
             value.setType(torch._C.TensorType.get().with_sizes(size).with_dtype(torch.float32))

@@ -209,12 +209,15 @@ class TokenSelector(nn.Module):
     * the score is ``z = sum_h a_h u_h``: without the division by ``sum_h a_h``, which has no
       influence on its sign;
     * kept: z >= 0. Package weight: ``sigmoid(4 z / h)``. One package token at most; it is merged
-      again.
+      again;
+    * with ``topk`` the patch tokens of the ``topk`` largest scores are kept instead, so that all
+      frames are of one length.
     """
 
-    def __init__(self, dim: int, num_heads: int, bits: int) -> None:
+    def __init__(self, dim: int, num_heads: int, bits: int, topk: int = 0) -> None:
         super().__init__()
         head, h = dim // num_heads, num_heads
+        self.topk = topk
         half, quarter = max(1, head // 2), max(1, head // 4)
         self.num_heads = h
         self.norm = QuantLayerNorm(dim, bits)
@@ -277,7 +280,7 @@ class TokenSelector(nn.Module):
         tokens, channels = dims(x)[1:]
         t, zt, ez = itype(x), itype(z), exponent(z)
         gain = 4 / self.num_heads
-        p, constants = selector.token_select(tokens, channels, t, zt, ez, gain)
+        p, constants = selector.token_select(tokens, channels, t, zt, ez, gain, self.topk)
         call = CoreCall("token_select", p, constants, (exponent(x), ez), exponent(x), True, True)
         exact_z = z.value
         if self.training and self.noise > 0:  # Gumbel noise of a two-way choice is logistic
@@ -294,17 +297,33 @@ class TokenSelector(nn.Module):
     def surrogate(self, x: IntQuantTensor, z: Tensor, frames: Tensor, gain: float) -> Tensor:
         """Differentiable twin of token_select; also sets ``alive``."""
         stream = Stream(x.value, frames[:, 0].long(), frames[:, 1] > 0)
-        keep, part = decide(stream, Stream(z.detach(), stream.length, stream.package))
-        soft = torch.sigmoid(z / self.temperature)
+        keep, part = decide(stream, Stream(z.detach(), stream.length, stream.package), self.topk)
+        patch = self.patches(stream)
+        soft = torch.sigmoid((z - self.boundary(z, keep & patch, ~keep & patch)) / self.temperature)
         through = 1 + soft - soft.detach()  # 1 with the gradient of the keep probability
         weight = torch.sigmoid(gain * z) * part[..., None]
         package = (weight * x.value).sum(1) / weight.sum(1).clamp(min=1e-6)
-        token = torch.arange(z.shape[1])
-        incoming = stream.package[:, None] & (token == stream.length[:, None] - 1)
-        patch = (stream.valid() & (token > 0) & ~incoming)[..., None]
-        self.alive = ((keep[..., None] + soft - soft.detach()) * patch).sum((1, 2))
+        self.alive = ((keep[..., None] + soft - soft.detach()) * patch[..., None]).sum((1, 2))
         weighted = Stream(x.value * through, stream.length, stream.package)
-        return compact(weighted, keep, part, package).data
+        tokens = min(z.shape[1], self.topk + 2) if self.topk else z.shape[1]
+        return compact(weighted, keep, part, package).data[:, :tokens]
+
+    @staticmethod
+    def patches(x: Stream) -> Tensor:
+        """bool ``[B, T]``: neither the class token nor a package token."""
+        token = torch.arange(x.data.shape[1])
+        incoming = x.package[:, None] & (token == x.length[:, None] - 1)
+        return x.valid() & (token > 0) & ~incoming
+
+    def boundary(self, z: Tensor, kept: Tensor, dropped: Tensor) -> Tensor:
+        """Score ``[B, 1, 1]`` between kept and dropped patches, bool ``[B, T]`` each: 0, or with
+        ``topk`` the middle between the smallest kept and the largest dropped score."""
+        if not self.topk:
+            return torch.zeros(len(z), 1, 1)
+        score = z.detach()[..., 0]
+        low = score.masked_fill(~kept, math.inf).amin(1)
+        high = score.masked_fill(~dropped, -math.inf).amax(1)
+        return ((low + high) / 2).nan_to_num(posinf=0.0, neginf=0.0)[:, None, None]
 
 
 class PatchEmbed(nn.Module):
@@ -345,8 +364,12 @@ class QuantVisionTransformer(nn.Module):
         self.residual = act(q.residual_bits, percentile=99.999)
         self.blocks = nn.ModuleList(Block(recipe, i) for i in range(m.depth))
         blocks = recipe.selector.blocks if pruned else ()
+        topk = recipe.selector.topk or (0,) * len(blocks)
         self.selectors = nn.ModuleDict(
-            {str(b): TokenSelector(m.embed_dim, m.num_heads, q.selector_bits) for b in blocks}
+            {
+                str(b): TokenSelector(m.embed_dim, m.num_heads, q.selector_bits, k)
+                for b, k in zip(blocks, topk, strict=pruned)
+            }
         )
         self.norm = QuantLayerNorm(m.embed_dim, q.selector_bits)
         self.head = QuantLinear(m.embed_dim, num_classes, q.selector_bits)

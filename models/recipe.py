@@ -72,8 +72,10 @@ class SelectorRecipe:
     """HeatViT token selectors, each in front of a block (0-based)."""
 
     blocks: tuple[int, ...] = ()
-    #: target share of patch tokens alive behind each selector
+    #: target share of patch tokens alive behind each selector, whose number varies by image
     keep: tuple[float, ...] = ()
+    #: or: patch tokens alive behind each selector, the same for every image
+    topk: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,13 @@ class Recipe:
         m, s = self.model, self.selector
         if m.embed_dim % m.num_heads:
             raise RecipeError(f"{self.name}: model.num_heads must divide model.embed_dim")
-        if len(s.blocks) != len(s.keep):
-            raise RecipeError(f"{self.name}: selector.blocks and selector.keep differ in length")
+        if s.keep and s.topk:
+            raise RecipeError(f"{self.name}: give selector.keep or selector.topk, not both")
+        if len(s.blocks) != len(s.topk or s.keep):
+            which = "topk" if s.topk else "keep"
+            raise RecipeError(f"{self.name}: selector.blocks and selector.{which} differ in length")
+        if any(k < 1 for k in s.topk) or list(s.topk) != sorted(set(s.topk), reverse=True):
+            raise RecipeError(f"{self.name}: selector.topk must fall from selector to selector")
         if any(not 0 <= b < m.depth for b in s.blocks) or list(s.blocks) != sorted(set(s.blocks)):
             raise RecipeError(f"{self.name}: selector.blocks must ascend within 0..{m.depth - 1}")
         for text in (*self.sparsity.weights.values(), *self.sparsity.attention.values()):

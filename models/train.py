@@ -27,7 +27,7 @@ from sievit.models.data import DataError, Dataset, patchify
 from sievit.models.pruning import sparsify
 from sievit.models.quantizers import QuantLinear, load_statistics, statistics
 from sievit.models.qvit import QuantVisionTransformer, image_input
-from sievit.models.recipe import Recipe
+from sievit.models.recipe import Recipe, RecipeError
 from sievit.models.vit import VisionTransformer
 from sievit.quant.errors import SievitError
 
@@ -78,6 +78,11 @@ def build_model(recipe: Recipe, g: Geometry, phase: str) -> nn.Module:
             m.depth,
             m.num_heads,
             m.mlp_ratio,
+        )
+    topk = recipe.selector.topk
+    if topk and topk[0] >= g.num_patches:
+        raise RecipeError(
+            f"{recipe.name}: selector.topk keeps {topk[0]} of {g.num_patches} patches; take fewer"
         )
     pruned = phase == "qat_pruned"
     model = QuantVisionTransformer(

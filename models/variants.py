@@ -24,11 +24,10 @@ from sievit.models.pruning import nm_mask
 from sievit.quant.cores.attention import AttentionParams
 from sievit.quant.cores.nm_matmul import NmMatmulParams, accumulator_type
 from sievit.quant.cores.residual_add import ResidualAddParams
-from sievit.quant.cores.token_select import TokenSelectParams
 from sievit.quant.errors import SievitError
 from sievit.quant.graph import Graph, Node
 from sievit.quant.itype import IntType
-from sievit.quant.params import CoreParams
+from sievit.quant.params import CoreParams, most_tokens
 
 #: bits of a selector's weights and of the many features of a head, of the few values per head
 SELECTOR_BITS, HEAD_BITS = 4, 8
@@ -132,9 +131,7 @@ class _Maker:
     # -- nodes of the network --------------------------------------------------------------------
     def add(self, node: Node) -> str:
         tokens, p = self.tokens[node.inputs[0]], node.params
-        most = p.out_tokens(tokens)
-        if isinstance(p, TokenSelectParams):  # class token, candidates, package token
-            most = min(most, p.topk + 2)
+        most = most_tokens(p, tokens)
         self.nodes.append(node)
         self.tokens[node.name], self.types[node.name] = most, p.output().itype
         return node.name

@@ -20,7 +20,14 @@ from onnx import helper
 from qonnx.custom_op.base import CustomOp
 from torch import Tensor
 
-from sievit.quant.params import CoreParams, Stream, camel, core_names, load_core
+from sievit.quant.params import (
+    CoreParams,
+    Stream,
+    camel,
+    core_names,
+    load_core,
+    most_tokens,
+)
 
 DOMAIN = "sievit.quant.custom_op"
 
@@ -49,7 +56,8 @@ class CoreCall:
                 streams.append(stream.with_data(ints))
         y = load_core(self.stem).golden(self.params, self.constants, *streams)
         state = torch.stack([y.length.float(), y.package.float()], 1)
-        return (y.data.double() * 2.0**self.out_exponent).float(), state
+        values = y.data[:, : most_tokens(self.params, self.params.max_tokens)]
+        return (values.double() * 2.0**self.out_exponent).float(), state
 
     def attributes(self) -> dict[str, Any]:
         """ONNX attributes, without their kind suffix."""
@@ -114,7 +122,7 @@ class CoreOp(CustomOp):
         attributes.pop("constants", None)
         params = core_call(self.onnx_node.op_type, attributes, []).params
         batch = model.get_tensor_shape(model.graph.input[0].name)[0]
-        shape = [batch, params.out_tokens(params.max_tokens), params.output().channels]
+        shape = [batch, most_tokens(params, params.max_tokens), params.output().channels]
         return helper.make_node(
             "RandomNormal", [], [self.onnx_node.output[0]], shape=shape, dtype=1
         )

@@ -21,7 +21,7 @@ from sievit.quant.cores.residual_add import ResidualAddParams
 from sievit.quant.custom_op import DOMAIN, core_call, read_attributes
 from sievit.quant.graph import Graph, Node, UnsupportedError
 from sievit.quant.itype import IntType
-from sievit.quant.params import Port, divisors
+from sievit.quant.params import Port, divisors, most_tokens
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class _Lowering:
             node = replace(node, name=f"{node.name}_{node.core}")
         self.nodes.append(node)
         port = node.params.output()
-        tokens = node.params.out_tokens(node.params.max_tokens)
+        tokens = most_tokens(node.params, node.params.max_tokens)
         return Edge(node.name, port.itype, node.exponent, port.channels, tokens)
 
     # -- ONNX operators --------------------------------------------------------------------------

@@ -344,6 +344,13 @@ class CoreParams(ABC):
             raise ValueError(f"{self.stem()}: {text}")
 
 
+def most_tokens(p: CoreParams, tokens: int) -> int:
+    """Most tokens that leave for a frame of ``tokens``: class token, chosen ones and package token
+    where top-k chooses them, ``out_tokens`` elsewhere."""
+    topk: int = getattr(p, "topk", 0)
+    return min(p.out_tokens(tokens), topk + 2) if topk else p.out_tokens(tokens)
+
+
 def camel(name: str) -> str:
     """``num_lanes`` -> ``NumLanes``; the one naming rule between Python and SystemVerilog."""
     return "".join(part.capitalize() for part in name.split("_"))

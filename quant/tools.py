@@ -15,6 +15,10 @@ class ToolError(SievitError):
         super().__init__(f"{tool}: {why}; {remedy}")
         self.tool, self.why, self.remedy = tool, why, remedy
 
+    def __reduce__(self) -> tuple[type[ToolError], tuple[str, str, str]]:
+        # by default an error that cannot be built from its message; a process pool would hang on it
+        return type(self), (self.tool, self.why, self.remedy)
+
 
 def require_tool(name: str, remedy: str) -> str:
     """Path of the program. Raises ToolError if it is not on PATH."""

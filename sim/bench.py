@@ -26,7 +26,7 @@ from cocotb.triggers import Timer
 
 CASE, RESULT = "SIEVIT_CASE", "SIEVIT_RESULT"
 
-#: stall profile -> (of the inputs, of the output); see ``_pattern``
+#: stall profile -> (of the inputs, of the output); see ``pattern``
 STALLS = {
     "none": ("go", "go"),
     "idle": ("half", "go"),
@@ -104,7 +104,7 @@ class Result:
     error: str = ""
 
 
-def _pattern(kind: str, rng: random.Random, index: int = 0, count: int = 1) -> bytes:
+def pattern(kind: str, rng: random.Random, index: int = 0, count: int = 1) -> bytes:
     """One byte per cycle, 1: go, 0: stall; repeated without end.
 
     ``starve`` withholds port ``index`` of ``count`` alone, then the next, and then none. ``late``
@@ -191,14 +191,14 @@ def _steps(dut: Any, case: Case, out: Result) -> Iterator[None]:
 
     count = len(case.inputs)
     sources = [
-        _Source(dut, p, _pattern(kind_in, rng(p.prefix), i, count))
+        _Source(dut, p, pattern(kind_in, rng(p.prefix), i, count))
         for i, p in enumerate(case.inputs)
     ]
     first_source = sources[0]
     sink = _Signals(dut, case.output, "sink")
     sink_valid, sink_data, sink_ready = sink.tvalid, sink.tdata, sink.tready
     sink_last, sink_user = sink.tlast, sink.tuser
-    sink_go = _pattern(kind_out, rng(case.output.prefix))
+    sink_go = pattern(kind_out, rng(case.output.prefix))
     sink_period, sink_late = len(sink_go), kind_out == "late"
     chance = rng("reset")
     resets = case.resets

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -113,14 +113,30 @@ def check_tools() -> None:
         raise ToolError("cocotb", "is not installed", "run: pip install cocotb==2.1.0")
 
 
-def _verilator(arguments: list[str], folder: Path | None = None) -> None:
+def verilate(arguments: list[str]) -> None:
+    """Run Verilator. Raises ToolError with its messages if it fails."""
     root = verilator_root()
     env = {**os.environ, "VERILATOR_ROOT": str(root)}
-    _run([str(root / "bin" / "verilator"), *arguments], "verilator", env, folder)
+    _run([str(root / "bin" / "verilator"), *arguments], "verilator", env)
 
 
-def _run(command: list[str], what: str, env: dict[str, str], folder: Path | None) -> None:
-    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
+def compile_verilated(folder: Path, variant: str = "") -> None:
+    """Compile what ``verilate`` left in ``folder`` under the prefix ``Vtop``; only the program and
+    small files stay.
+
+    ``variant`` names the flags that Verilator's own run-time is compiled with: it is the same for
+    every design and compiled once. Raises ToolError if the compiler fails.
+    """
+    cache = _restore_objects(folder, variant)
+    env = {**os.environ, "VERILATOR_ROOT": str(verilator_root())}
+    _run(["make", "-j", "2", "-C", str(folder), "-f", "Vtop.mk", *MAKE], "make", env)
+    _save_objects(folder, cache)
+    for leftover in [*folder.glob("*.o"), *folder.glob("*.a"), *folder.glob("*.gch")]:
+        leftover.unlink()
+
+
+def _run(command: list[str], what: str, env: dict[str, str]) -> None:
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode:
         text = (done.stdout + done.stderr).strip()
         raise ToolError(what, f"failed ({done.returncode})", f"its messages were:\n{text[-6000:]}")
@@ -149,7 +165,7 @@ def lint(
     """
     if sources is None:
         sources = [f for folder in LIBRARY for f in folder.glob(f"{top}.sv")]
-    _verilator(
+    verilate(
         [
             "--lint-only", "-Wall", "--unroll-count", "4", "--top-module", top,
             *_parameter_arguments(parameters or {}),
@@ -164,12 +180,13 @@ def build(
     parameters: dict[str, int | str],
     build_dir: Path,
     coverage: bool = False,
+    flags: Sequence[str] = (),
 ) -> Path:
     """Compile ``top``; returns the program, ``build_dir / "obj" / top``.
 
     ``rtl/lib`` and ``rtl/cores`` need not be listed. Nothing is done if the program is newer than
     all it was made from. A failed build leaves no program. With ``coverage`` it counts lines
-    and branches; see ``sim/coverage.py``.
+    and branches; see ``sim/coverage.py``. ``flags``: further ones of Verilator.
     """
     check_tools()
     import cocotb_tools.config as cocotb_config
@@ -178,7 +195,7 @@ def build(
     build_dir.mkdir(parents=True, exist_ok=True)
     program, stamp = build_dir / "obj" / top, build_dir / "obj" / "stamp.json"
     own = [s.resolve() for s in sources]
-    flags = [*VERILATE, *(COVERAGE if coverage else [])]
+    flags = [*VERILATE, *(COVERAGE if coverage else []), *flags]
     recipe = [top, _parameter_arguments(parameters), [str(s) for s in own], flags, MAKE]
     if program.exists() and stamp.exists():
         seen = json.loads(stamp.read_text())
@@ -196,7 +213,7 @@ def build(
             + "".join(f'public_flat_rw -module "{top}" -var "{n}"\n' for n in names)
         )
         libs = cocotb_config.libs_dir
-        _verilator(
+        verilate(
             [
                 *flags, "-Mdir", str(part), "--top-module", top, "-o", top,
                 *_parameter_arguments(parameters),
@@ -206,16 +223,11 @@ def build(
                 str(ports), *_library_arguments(), *map(str, own),
             ]
         )  # fmt: skip
-        cache = _restore_objects(part, coverage)
-        env = {**os.environ, "VERILATOR_ROOT": str(verilator_root())}
-        _run(["make", "-j", "2", "-C", str(part), "-f", "Vtop.mk", *MAKE], "make", env, None)
-        _save_objects(part, cache)
+        compile_verilated(part, "vpi coverage" if coverage else "vpi")
         files = {s for s in _dependencies(part) if s.parent != part}
         (part / "stamp.json").write_text(
             json.dumps({"recipe": recipe, "files": {str(f): _digest(f) for f in sorted(files)}})
         )
-        for leftover in [*part.glob("*.o"), *part.glob("*.a"), *part.glob("*.gch")]:
-            leftover.unlink()
         part.rename(build_dir / "obj")
     except OSError:
         if not program.exists():  # another process was faster
@@ -235,12 +247,12 @@ def _dependencies(folder: Path) -> set[Path]:
     return {Path(w).resolve() for w in words if w.endswith((".sv", ".svh", ".vlt"))}
 
 
-def _restore_objects(folder: Path, coverage: bool) -> Path:
+def _restore_objects(folder: Path, variant: str) -> Path:
     """Put the compiled Verilator run-time, which is the same for every design, in place."""
     compiler = subprocess.run(["g++", "--version"], capture_output=True, text=True).stdout
     root = verilator_root()
     version = (root / "include" / "verilated_config.h").read_text()
-    key = hashlib.sha256(repr((compiler, version, str(root), MAKE, coverage)).encode()).hexdigest()[
+    key = hashlib.sha256(repr((compiler, version, str(root), MAKE, variant)).encode()).hexdigest()[
         :16
     ]
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
@@ -370,6 +382,7 @@ def simulate_batch(
     watchdog: int = WATCHDOG,
     initial: int = 2,
     plusargs: tuple[str, ...] = (),
+    log: list[str] | None = None,
 ) -> list[RtlResult]:
     """All ``runs`` one after the other in one process, a reset before each; otherwise as
     ``simulate``.
@@ -378,6 +391,7 @@ def simulate_batch(
         initial: what registers and memories hold before the first reset: 0 zeros, 1 ones,
             2 random bits.
         plusargs: further arguments of the simulated design.
+        log: gets what the design printed.
     """
     beats: dict[tuple[int, str], list[bench.Beat]] = {}  # equal frames are converted once
     cases = []
@@ -405,8 +419,10 @@ def simulate_batch(
         folder = Path(name).resolve()
         if taps:
             plusargs = (*plusargs, f"+sievit_taps={folder}")
-        found, log = _execute(build_dir, top, cases, initial, plusargs)
+        found, printed = _execute(build_dir, top, cases, initial, plusargs)
         seen = {e: _Tap(folder / f"{top}.u_tap_{e}", port) for e, port in (taps or {}).items()}
+    if log is not None:
+        log.append(printed)
     results = []
     for i, (case, out) in enumerate(zip(cases, found, strict=True)):
         what = _describe(top, case)
@@ -428,8 +444,8 @@ def simulate_batch(
                 out.segments,
                 out.output,
                 out.cycles,
-                _cover(log),
-                _fifos(log),
+                _cover(printed),
+                _fifos(printed),
             )
         )
     return results

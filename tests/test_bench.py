@@ -47,20 +47,20 @@ def broken_core(
 
 @pytest.mark.parametrize("kind, share", [("half", 0.5), ("most", 0.75), ("few", 0.25), ("go", 1)])
 def test_random_pattern(kind: str, share: float) -> None:
-    pattern = bench._pattern(kind, random.Random(1))
+    pattern = bench.pattern(kind, random.Random(1))
     assert set(pattern) <= {0, 1}
     assert sum(pattern) / len(pattern) == pytest.approx(share, abs=0.02)
 
 
 def test_bursts_are_64_cycles() -> None:
-    endless = bench._pattern("bursts", random.Random(5)) + b"\1" * 64 + b"\0" * 64
+    endless = bench.pattern("bursts", random.Random(5)) + b"\1" * 64 + b"\0" * 64
     runs = [len(part) for part in endless.replace(b"\0\1", b"\0|\1").split(b"|")]
     assert all(part == 128 for part in runs[1:])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_each_input_starves_alone(count: int) -> None:
-    patterns = [bench._pattern("starve", random.Random(1), i, count) for i in range(count)]
+    patterns = [bench.pattern("starve", random.Random(1), i, count) for i in range(count)]
     assert all(len(p) == (count + 1) * bench.STARVE for p in patterns)
     stalled = [sum(not p[cycle] for p in patterns) for cycle in range(len(patterns[0]))]
     assert set(stalled) == {0, 1}

@@ -69,6 +69,10 @@ def test_unknown_recipe_lists_the_known() -> None:
         ("[selector]\nblocks = [1]", "selector.blocks and selector.keep differ in length"),
         ("[selector]\nblocks = [2, 1]\nkeep = [0.5, 0.5]", "selector.blocks must ascend"),
         ("[selector]\nblocks = [9]\nkeep = [0.5]", r"within 0\.\.3"),
+        ("[selector]\nblocks = [1]\ntopk = [2, 1]", "selector.blocks and selector.topk differ"),
+        ("[selector]\nblocks = [1]\ntopk = [2]\nkeep = [0.5]", "keep or selector.topk, not both"),
+        ("[selector]\nblocks = [1, 2]\ntopk = [2, 2]", "selector.topk must fall"),
+        ("[selector]\nblocks = [1]\ntopk = [0]", "selector.topk must fall"),
         ("[model\n", "wrong.toml: "),
     ],
 )
