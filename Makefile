@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 SIEVIT := $(BIN)/sievit
 ARGS := --model $(MODEL) $(if $(DATA),--data $(DATA))
 
-.PHONY: hls rtl finn hls4ml finn-venv export train sim report boards cores core test test-finn test-hls4ml soak bench-cores bench-deit resources lint clean help
+.PHONY: hls rtl finn hls4ml finn-venv export train sim report boards cores core test test-finn test-hls4ml soak bench-cores bench-deit compare-backends resources lint clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 13
@@ -68,6 +68,9 @@ bench-cores: $(VENV)/.ready ## measure the rate of the cores; writes docs/throug
 
 bench-deit: $(VENV)/.ready ## compare pruned variants of DeiT-Tiny, NPZ=file of HG-PIPE, on BOARD; writes docs/deit.md
 	$(SIEVIT) bench-deit $(or $(NPZ),$(error give the published file of HG-PIPE: make bench-deit NPZ=hgpipe_deit_tiny_a3w3.npz)) --board $(BOARD)
+
+compare-backends: $(VENV)/.ready-finn ## build with every back end and with stock FINN and hls4ml; writes docs/backends.md
+	$(SIEVIT) compare-backends --board $(BOARD)
 
 resources: $(VENV)/.ready ## synthesise the cores over a grid of parameters; writes docs/resources.md
 	$(BIN)/python -m sievit.rtl.grid

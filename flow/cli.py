@@ -221,6 +221,21 @@ def build(
         made.run(proof=not no_proof)
 
 
+@cli.command("compare-backends")
+@click.option("--model", default="heatvit_nm_digits_topk", show_default=True, help="Recipe.")
+@board_option
+@click.option("--images", default=64, show_default=True, help="Images simulated in RTL.")
+def compare_backends(model: str, board: str, images: int) -> None:
+    """Build a model with every back end and stock FINN and hls4ml: writes docs/backends.md."""
+    from sievit.boards import board as boards
+    from sievit.models import recipe as recipes
+
+    recipe, target = recipes.load(model), boards.load(board)
+    from sievit.flow import compare  # takes seconds: after what is refused at once
+
+    compare.run(recipe, target, BUILD / target.name / recipe.name, images, CONSOLE)
+
+
 @cli.command()
 @model_option
 @board_option
