@@ -204,8 +204,9 @@ print("STAGE done", flush=True)
 def stock_finn(model: Path, part: str, timeout_s: float = 1800) -> dict[str, Any]:
     """How far FINN's own steps come with a QONNX file, in a process of its own.
 
-    Returns the last ``stage``, the ``exception`` that ended it or None, ``left``, the operators that
-    are no hardware of FINN's then, ``hls``, how many need Vitis HLS, and ``text``, all in one line.
+    Returns the last ``stage``, the ``exception`` that ended it or None, ``left``, the operators
+    that are no hardware of FINN's then, ``hls``, how many need Vitis HLS, and ``text``, all in one
+    line.
     """
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-W", "ignore", "-c", STOCK, str(model.resolve()), part, scratch]
