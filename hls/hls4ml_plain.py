@@ -334,6 +334,8 @@ class _Rewriter:
 
     # -- attention -------------------------------------------------------------------------------
     def attention(self, node: Any) -> None:
+        if len(self.shape(node.input[0])) < 3:
+            return  # of the logits, which hls4ml has a layer for
         score = self.maker.get(node.input[0])
         if score is None or score.op_type != "Quant":
             raise UnsupportedError(

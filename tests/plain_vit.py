@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import brevitas.nn as qnn
+import hls4ml
 import torch
 from brevitas.export import export_qonnx
 from brevitas.quant import (
@@ -127,3 +129,18 @@ def export(model: nn.Module, path: Path, example: Tensor) -> ModelWrapper:
         model(example)
         export_qonnx(model, args=example, export_path=str(path), dynamo=False, opset_version=17)
         return cleanup_model(ModelWrapper(str(path)))
+
+
+def convert(model: ModelWrapper, folder: Path, part: str) -> Any:
+    """hls4ml's model, by its ordinary calls."""
+    config = hls4ml.utils.config_from_onnx_model(
+        model, granularity="name", backend="Vitis", default_precision="fixed<48,16>"
+    )
+    return hls4ml.converters.convert_from_onnx_model(
+        model,
+        output_dir=str(folder),
+        backend="Vitis",
+        io_type="io_stream",
+        hls_config=config,
+        part=part,
+    )
