@@ -458,16 +458,12 @@ class _Rewriter:
             )  # fmt: skip
         source = quant.output[0]
         if quant.input[0] != tensor:  # quantised behind the layout: the same in front of it
-            source = self.tensor(f"{identifier(tensor)}_quantised", root)
+            source = self.tensor(f"{identifier(quant.output[0])}_tokens", root)
             if source not in self.maker:
                 self.add(
-                    "Quant", [tensor, *quant.input[1:]], source, f"{identifier(source)}_node",
+                    "Quant", [tensor, *quant.input[1:]], source, f"{identifier(source)}_quant",
                     "qonnx.custom_op.general", **read_attributes(quant),
                 )  # fmt: skip
-            elif self.grid_of(node, self.maker[source]) != grid:
-                raise UnsupportedError(
-                    node.name, f"{tensor!r} is quantised in several ways", "quantise it once"
-                )
         return Operand(source, grid, channels, factor)
 
     def result(self, node: Any, value: Any, heads: tuple[int, int]) -> tuple[Grid, str, Any]:

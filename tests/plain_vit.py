@@ -42,7 +42,7 @@ class Attention(nn.Module):
         self.heads, self.packed = heads, packed
         self.qkv = linear(dim, 3 * dim)
         self.q, self.k, self.v = (linear(dim, dim) for _ in range(3))
-        self.qkv_act, self.q_act, self.k_act, self.v_act = (act() for _ in range(4))
+        self.q_act, self.k_act, self.v_act = (act() for _ in range(3))
         self.score_act, self.out_act = act(), act()
         self.prob_act = qnn.QuantIdentity(act_quant=Uint8ActPerTensorFixedPoint)
         self.proj = linear(dim, dim)
@@ -51,8 +51,8 @@ class Attention(nn.Module):
         b, n, c = x.shape
         d = c // self.heads
         if self.packed:
-            qkv = self.qkv_act(self.qkv(x)).reshape(b, n, 3, self.heads, d).permute(2, 0, 3, 1, 4)
-            q, k, v = qkv[0], qkv[1], qkv[2]
+            qkv = self.qkv(x).reshape(b, n, 3, self.heads, d).permute(2, 0, 3, 1, 4)
+            q, k, v = self.q_act(qkv[0]), self.k_act(qkv[1]), self.v_act(qkv[2])
             score = self.score_act((q * d**-0.5) @ k.transpose(-2, -1))
         else:
             q, k, v = (

@@ -32,6 +32,7 @@ from sievit.quant.execute import execute
 from sievit.quant.graph import Graph, Loop, UnsupportedError
 from sievit.quant.itype import IntType
 from sievit.quant.params import Stream
+from sievit.quant.tools import ToolError
 
 MODEL = {"Precision": "fixed<48,16>", "ReuseFactor": 1}
 PART, PERIOD = "xczu9eg-ffvb1156-2-e", 5.0
@@ -189,7 +190,8 @@ def attention_model(**changes: bool) -> nn.Module:
             score = score if "score" in changes else self.score(score)
             y = score.softmax(-1)
             y = (y if "prob" in changes else self.prob(y)) @ x
-            return y if "out" in changes else self.out(y)
+            y = y if "out" in changes else self.out(y)
+            return y[:, 0].softmax(-1) if "logits" in changes else y
 
     return Block().eval()
 
@@ -210,6 +212,13 @@ def test_what_cannot_be_converted(change: str, message: str, tmp_path: Path) -> 
     model = plain_vit.export(vit, tmp_path / "vit.onnx", torch.randn(1, 3, 4))
     with pytest.raises(UnsupportedError, match=message):
         hls4ml_plugin.prepare(model)
+
+
+def test_softmax_of_the_logits_stays(tmp_path: Path) -> None:
+    vit = attention_model(logits=True)
+    model = plain_vit.export(vit, tmp_path / "vit.onnx", torch.randn(1, 3, 4))
+    ops = [n.op_type for n in hls4ml_plugin.prepare(model).graph.node]
+    assert ops.count("SoftmaxAttention") == ops.count("FirstToken") == ops.count("Softmax") == 1
 
 
 @pytest.mark.parametrize("other", [{"backend": "Vivado"}, {"io_type": "io_parallel"}])
@@ -261,6 +270,11 @@ def test_without_vitis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         made = backend.convert(graph, tmp_path, PART, PERIOD)
         made.write()
     monkeypatch.setenv("PATH", "")
+    with (
+        backend.quiet(tmp_path / "log"),
+        pytest.raises(ToolError, match=r"g\+\+: Failed to compile"),
+    ):
+        backend.compile(made, tmp_path / "log")
     cycles, text = backend.synthesis(made, tmp_path)
     assert cycles["ii"] is None and cycles["latency"] is None and "not measured" in cycles["source"]
     assert isinstance(text, str) and "no vitis-run on PATH" in text and backend.SYNTHESIS in text
