@@ -371,11 +371,9 @@ class _Rewriter:
             raise UnsupportedError(
                 node.name, "the values are scaled", "scale them before the Quant"
             )
-        codes = np.arange(1 << s.itype.bits)
-        exp = np.round(np.exp(-codes * 2.0**s.exponent) * 2.0 ** (hls4ml_ops.EXP_BITS - 2))
         name = identifier(node.name)
         maps = {f"{key}_map": o.channels for key, o in (("q", q), ("k", k), ("v", v))}
-        tables = {**maps, "order": order, "exp": exp}
+        tables = {**maps, "order": order, "exp": exponentials(s)}
         inputs = [self.integers(f"{name}_{key}", t) for key, t in tables.items()]
         attributes: dict[str, Any] = {}
         for key, grid in grids.items():
@@ -646,6 +644,13 @@ def layernorm_attributes(
         "frac": frac,
         "result_bits": frac + max(1, math.ceil(math.log2(largest * 2.0**-y.exponent + 1))) + 2,
     }
+
+
+def exponentials(score: Grid) -> Any:
+    """int64 ``[2^bits]``: exp of the negative of every difference of two scores."""
+    codes = np.arange(1 << score.itype.bits)
+    exact = np.exp(-codes * 2.0**score.exponent) * 2.0 ** (hls4ml_ops.EXP_BITS - 2)
+    return np.round(exact).astype(np.int64)
 
 
 def rational(x: float) -> tuple[int, int]:

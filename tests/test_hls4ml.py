@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from sievit.flow import hls4ml as backend
 from sievit.hls import hls4ml_ops, hls4ml_plugin
 from sievit.hls.hls4ml_model import INPUT, to_qonnx
-from sievit.hls.hls4ml_plain import Grid, layernorm_attributes
+from sievit.hls.hls4ml_plain import Grid, exponentials, layernorm_attributes
 from sievit.quant import custom_op
 from sievit.quant.execute import execute
 from sievit.quant.graph import Graph, Loop, UnsupportedError
@@ -166,6 +166,26 @@ def test_layernorm_rounds_the_real_function(rng: torch.Generator) -> None:
                 exact = ((v - mean) / (var + d(1e-5)).sqrt() * d(float(g)) + d(float(b))) * 32
                 nearest = exact.to_integral_value(decimal.ROUND_HALF_EVEN)
                 assert code == min(max(int(nearest), -128), 127)
+
+
+def test_softmax_rounds_the_real_function(rng: torch.Generator) -> None:
+    """The same for probabilities: values that are a unit matrix let them through."""
+    tokens, steps = 6, 8
+    types = dict.fromkeys(("q_type", "k_type", "v_type", "score_type"), "int8")
+    a = {**types, "prob_type": "uint8", "out_type": "uint8", "scale": 1, "score_shift": 0}
+    a |= {"v_exponent": 0, "prob_exponent": -steps, "out_exponent": -steps}
+    q = torch.randint(-128, 128, (1, 50, tokens, tokens), generator=rng).numpy()
+    q[0, 0], q[0, 1] = 5, q[0, 1] >> 4
+    unit = np.broadcast_to(np.eye(tokens, dtype=np.int64), q.shape)
+    exp = exponentials(Grid(IntType(8, True), -4))
+    got = hls4ml_ops.softmax_attention(a, q, unit, unit, exp)
+    with decimal.localcontext() as context:
+        context.prec = 60
+        for row, out in zip(q.reshape(-1, tokens), got.reshape(-1, tokens), strict=True):
+            weights = [(decimal.Decimal(int(v)) / 16).exp() for v in row]
+            for weight, code in zip(weights, out, strict=True):
+                exact = weight / sum(weights) * 2**steps
+                assert code == min(exact.to_integral_value(decimal.ROUND_HALF_EVEN), 255)
 
 
 def attention_model(**changes: bool) -> nn.Module:
