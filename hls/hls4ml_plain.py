@@ -53,18 +53,8 @@ CURVES = {
     "HardSwish", "Elu", "Selu", "LeakyRelu",
 }  # fmt: skip
 ELEMENTWISE = CURVES | {
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Relu",
-    "Neg",
-    "Abs",
-    "Clip",
-    "Min",
-    "Max",
-    "Cast",
-}
+    "Add", "Sub", "Mul", "Div", "Relu", "Neg", "Abs", "Clip", "Min", "Max", "Cast",
+}  # fmt: skip
 
 #: fraction bits of a constant that stands for a float
 FRAC = 40
