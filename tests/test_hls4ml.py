@@ -239,6 +239,8 @@ def test_softmax_of_the_logits_stays(tmp_path: Path) -> None:
     model = plain_vit.export(vit, tmp_path / "vit.onnx", torch.randn(1, 3, 4))
     ops = [n.op_type for n in hls4ml_plugin.prepare(model).graph.node]
     assert ops.count("SoftmaxAttention") == ops.count("FirstToken") == ops.count("Softmax") == 1
+    x = torch.randn(1, 3, 4).numpy()
+    assert np.array_equal(run_qonnx(hls4ml_plugin.prepare(model), x), run_qonnx(model, x))
 
 
 @pytest.mark.parametrize("other", [{"backend": "Vivado"}, {"io_type": "io_parallel"}])
