@@ -24,7 +24,7 @@ from sievit.flow.build import Build, BuildError, check_equal
 from sievit.quant import fold
 from sievit.quant.files import write_atomic
 from sievit.quant.graph import Graph
-from sievit.quant.tools import require_tool
+from sievit.quant.tools import ToolError, require_tool
 
 #: files of a project that Vitis needs
 PROJECT = ("build_prj.tcl", "project.tcl", "build_opt.tcl", "firmware")
@@ -53,18 +53,24 @@ def run(made: Build, proof: bool = True) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     graph = folded(made)
-    with made.step("hls4ml") as note, quiet(folder / "hls4ml.log"):
-        network = convert(graph, folder, made.board.part, 1000 / made.board.clock_mhz)
+    log = folder / "hls4ml.log"
+    with made.step("hls4ml") as note:
+        try:
+            with quiet(log):
+                network = convert(graph, folder, made.board.part, 1000 / made.board.clock_mhz)
+                network.write()
+        except BaseException:  # no half of a project
+            shutil.rmtree(folder)
+            raise
         layers = describe(network)
         own = sum(v["ours"] for v in layers)
         note["text"] = f"{len(layers)} layers, {own} of them cores and what connects them"
-        network.write()
     if not proof:
         return {}
-    with made.step("compile") as note, quiet(folder / "hls4ml.log"):
-        network.compile()
+    with made.step("compile") as note, quiet(log):
+        compile(network, log)
         note["text"] = "hls4ml's build_lib.sh, g++"
-    with made.step("predict") as note, quiet(folder / "hls4ml.log"):
+    with made.step("predict") as note, quiet(log):
         begin = time.monotonic()
         logits = predict(network, graph, made.x.data)
         seconds = (time.monotonic() - begin) / len(logits)
@@ -95,7 +101,7 @@ def run(made: Build, proof: bool = True) -> dict[str, Any]:
         "artefacts": {
             "QONNX": str(folder / "model.onnx"),
             "project": str(folder),
-            "log": str(folder / "hls4ml.log"),
+            "log": str(log),
         },
     }
     write_atomic(folder / "report.json", json.dumps(report, indent=1) + "\n")
@@ -142,6 +148,14 @@ def convert(graph: Graph, folder: Path, part: str, period_ns: float) -> Any:
     )
 
 
+def compile(network: Any, log: Path) -> None:
+    """hls4ml's compile(), whose error is a bare Exception, with what g++ said in the ``log``."""
+    try:
+        network.compile()
+    except Exception as error:
+        raise ToolError("g++", str(error), f"its messages are in {log}") from error
+
+
 def predict(network: Any, graph: Graph, x: torch.Tensor) -> torch.Tensor:
     """Logits of a compiled model, int64 ``[N, classes]``, for images as integers ``[N, T, C]``."""
     scaled = (x.double() * 2.0**graph.input_exponent).float()
@@ -178,7 +192,10 @@ def synthesis(network: Any, folder: Path) -> tuple[dict[str, Any], dict[str, Any
         )
         unknown = "not measured: only Vitis HLS knows the cycles of hls4ml's layers"
         return {"ii": None, "latency": None, "source": unknown}, text
-    found = network.build(csim=False, synth=True)
+    try:
+        found = network.build(csim=False, synth=True)
+    except Exception as error:  # hls4ml raises nothing narrower
+        raise ToolError("vitis-run", str(error), f"see its logs in {folder}") from error
     figures = found.get("CSynthesisReport", {})
 
     def number(key: str) -> int | None:

@@ -65,7 +65,12 @@ class EnterFrames(_Copy):
 
 
 class LeaveFrames(EnterFrames):
-    pass
+    """In the declared shape: ``[B, C]`` where a single token was taken out."""
+
+    def execute_node(self, context: dict[str, Any], graph: Any) -> None:
+        x, name = context[self.onnx_node.input[0]], self.onnx_node.output[0]
+        (declared,) = (v for v in (*graph.value_info, *graph.output) if v.name == name)
+        context[name] = x.reshape([d.dim_value for d in declared.type.tensor_type.shape.dim])
 
 
 class ForkFrames(_Copy):

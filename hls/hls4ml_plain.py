@@ -53,18 +53,8 @@ CURVES = {
     "HardSwish", "Elu", "Selu", "LeakyRelu",
 }  # fmt: skip
 ELEMENTWISE = CURVES | {
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Relu",
-    "Neg",
-    "Abs",
-    "Clip",
-    "Min",
-    "Max",
-    "Cast",
-}
+    "Add", "Sub", "Mul", "Div", "Relu", "Neg", "Abs", "Clip", "Min", "Max", "Cast",
+}  # fmt: skip
 
 #: fraction bits of a constant that stands for a float
 FRAC = 40
@@ -334,6 +324,8 @@ class _Rewriter:
 
     # -- attention -------------------------------------------------------------------------------
     def attention(self, node: Any) -> None:
+        if len(self.shape(node.input[0])) < 3:
+            return  # of the logits, which hls4ml has a layer for
         score = self.maker.get(node.input[0])
         if score is None or score.op_type != "Quant":
             raise UnsupportedError(
@@ -369,11 +361,9 @@ class _Rewriter:
             raise UnsupportedError(
                 node.name, "the values are scaled", "scale them before the Quant"
             )
-        codes = np.arange(1 << s.itype.bits)
-        exp = np.round(np.exp(-codes * 2.0**s.exponent) * 2.0 ** (hls4ml_ops.EXP_BITS - 2))
         name = identifier(node.name)
         maps = {f"{key}_map": o.channels for key, o in (("q", q), ("k", k), ("v", v))}
-        tables = {**maps, "order": order, "exp": exp}
+        tables = {**maps, "order": order, "exp": exponentials(s)}
         inputs = [self.integers(f"{name}_{key}", t) for key, t in tables.items()]
         attributes: dict[str, Any] = {}
         for key, grid in grids.items():
@@ -456,16 +446,12 @@ class _Rewriter:
             )  # fmt: skip
         source = quant.output[0]
         if quant.input[0] != tensor:  # quantised behind the layout: the same in front of it
-            source = self.tensor(f"{identifier(tensor)}_quantised", root)
+            source = self.tensor(f"{identifier(quant.output[0])}_tokens", root)
             if source not in self.maker:
                 self.add(
-                    "Quant", [tensor, *quant.input[1:]], source, f"{identifier(source)}_node",
+                    "Quant", [tensor, *quant.input[1:]], source, f"{identifier(source)}_quant",
                     "qonnx.custom_op.general", **read_attributes(quant),
                 )  # fmt: skip
-            elif self.grid_of(node, self.maker[source]) != grid:
-                raise UnsupportedError(
-                    node.name, f"{tensor!r} is quantised in several ways", "quantise it once"
-                )
         return Operand(source, grid, channels, factor)
 
     def result(self, node: Any, value: Any, heads: tuple[int, int]) -> tuple[Grid, str, Any]:
@@ -648,6 +634,13 @@ def layernorm_attributes(
         "frac": frac,
         "result_bits": frac + max(1, math.ceil(math.log2(largest * 2.0**-y.exponent + 1))) + 2,
     }
+
+
+def exponentials(score: Grid) -> Any:
+    """int64 ``[2^bits]``: exp of the negative of every difference of two scores."""
+    codes = np.arange(1 << score.itype.bits)
+    exact = np.exp(-codes * 2.0**score.exponent) * 2.0 ** (hls4ml_ops.EXP_BITS - 2)
+    return np.round(exact).astype(np.int64)
 
 
 def rational(x: float) -> tuple[int, int]:

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import brevitas.nn as qnn
+import hls4ml
 import torch
 from brevitas.export import export_qonnx
 from brevitas.quant import (
@@ -40,7 +42,7 @@ class Attention(nn.Module):
         self.heads, self.packed = heads, packed
         self.qkv = linear(dim, 3 * dim)
         self.q, self.k, self.v = (linear(dim, dim) for _ in range(3))
-        self.qkv_act, self.q_act, self.k_act, self.v_act = (act() for _ in range(4))
+        self.q_act, self.k_act, self.v_act = (act() for _ in range(3))
         self.score_act, self.out_act = act(), act()
         self.prob_act = qnn.QuantIdentity(act_quant=Uint8ActPerTensorFixedPoint)
         self.proj = linear(dim, dim)
@@ -49,8 +51,8 @@ class Attention(nn.Module):
         b, n, c = x.shape
         d = c // self.heads
         if self.packed:
-            qkv = self.qkv_act(self.qkv(x)).reshape(b, n, 3, self.heads, d).permute(2, 0, 3, 1, 4)
-            q, k, v = qkv[0], qkv[1], qkv[2]
+            qkv = self.qkv(x).reshape(b, n, 3, self.heads, d).permute(2, 0, 3, 1, 4)
+            q, k, v = self.q_act(qkv[0]), self.k_act(qkv[1]), self.v_act(qkv[2])
             score = self.score_act((q * d**-0.5) @ k.transpose(-2, -1))
         else:
             q, k, v = (
@@ -127,3 +129,18 @@ def export(model: nn.Module, path: Path, example: Tensor) -> ModelWrapper:
         model(example)
         export_qonnx(model, args=example, export_path=str(path), dynamo=False, opset_version=17)
         return cleanup_model(ModelWrapper(str(path)))
+
+
+def convert(model: ModelWrapper, folder: Path, part: str) -> Any:
+    """hls4ml's model, by its ordinary calls."""
+    config = hls4ml.utils.config_from_onnx_model(
+        model, granularity="name", backend="Vitis", default_precision="fixed<48,16>"
+    )
+    return hls4ml.converters.convert_from_onnx_model(
+        model,
+        output_dir=str(folder),
+        backend="Vitis",
+        io_type="io_stream",
+        hls_config=config,
+        part=part,
+    )
