@@ -109,6 +109,14 @@ PATCHES = (
         ),
     ),
     Patch(
+        "inner_shuffle.sv",
+        "a cast between a packed and an unpacked array",
+        _replace(
+            "typedef logic [$clog2(SIMD)-1:0]  rotidx_vec_t[SIMD-1:0];",
+            "typedef logic [SIMD-1:0][$clog2(SIMD)-1:0]  rotidx_vec_t;",
+        ),
+    ),
+    Patch(
         "skid.sv",
         "$error with fewer arguments than its format asks for",
         _replace('SRL capacity.");', 'SRL capacity.", FEED_STAGES);'),

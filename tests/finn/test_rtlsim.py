@@ -154,6 +154,17 @@ def test_width_converter(narrow: int, wide: int, seed: int) -> None:
     check_node(model, np.random.default_rng(seed), seed)
 
 
+@pytest.mark.parametrize("simd", [1, 4])
+def test_inner_shuffle(simd: int, seed: int) -> None:
+    model = one_node(
+        "InnerShuffle",
+        {"x": ([1, 8, 12], "INT8")},
+        {"y": [1, 12, 8]},
+        in_shape=[1, 8, 12], transpose_in_shape=[1, 8, 12], data_type="INT8", SIMD=simd,
+    )  # fmt: skip
+    check_node(model, np.random.default_rng(seed), seed)
+
+
 @pytest.mark.parametrize("depth", [2, 40, 600])
 def test_fifo(depth: int, seed: int) -> None:
     """FINN never simulates a FIFO by itself, so its streams are driven directly. In a shift
@@ -417,7 +428,7 @@ def test_float_is_refused(workers: int) -> None:
     """Also out of a process pool, which an error that cannot be pickled would block for ever."""
     model = elementwise(VERSAL)
     assert model.graph.node[0].op_type == "ElementwiseAdd_rtl"
-    with pytest.raises(finn_rtlsim.UnsupportedNode, match="ElementwiseAdd_rtl_0: .* shortreal"):
+    with pytest.raises(finn_rtlsim.UnsupportedNode, match=r"ElementwiseAdd_rtl_0: .* shortreal"):
         model.transform(PrepareRTLSim(num_workers=workers))
 
 
