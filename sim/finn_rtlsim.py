@@ -231,6 +231,7 @@ def build(top: str, files: Iterable[str | Path], folder: Path, trace: bool = Fal
     """
     runner.check_tools()
     folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
     home = folder / "xsim.dir" / top
     program = home / "xsimk.so"  # where FINN looks for it
     program.unlink(missing_ok=True)

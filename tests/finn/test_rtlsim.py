@@ -196,7 +196,7 @@ def test_weight_streamer(seed: int, tmp_path: Path) -> None:
     (op,) = rtl_nodes(to_rtl(weights))
     name = f"{op.onnx_node.name}_memstream_wrapper"
     sources = finn_rtlsim.node_sources(op, tmp_path)
-    assert len(set(sources)) == len(sources) == 10
+    assert len(set(sources)) == len(sources) == 11
     program = finn_rtlsim.build(name, sources, tmp_path)
     code = Path(op.get_nodeattr("code_gen_dir_ipgen"))
     memory = [int(line, 16) for line in (code / "memblock.dat").read_text().split()]
