@@ -400,6 +400,7 @@ def test_faults_are_seen(tmp_path: Path) -> None:
     ):
         with pytest.raises(SimulationError, match=message):
             play([1, 2, 3, beat])
+    assert play([1, 2, 3, 0xF3], silence=0) == [1, 2, 3, 0xF3]
     with pytest.raises(SimulationError, match="256 does not fit 8 bits of in0_V"):
         play([256])
     with pytest.raises(SimulationError, match="no stall profile 'often'"):
