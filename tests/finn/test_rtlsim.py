@@ -143,13 +143,13 @@ def test_thresholding(seed: int) -> None:
     assert estimate <= cycles <= estimate + 40
 
 
-@pytest.mark.parametrize(("narrow", "wide"), [(8, 24), (24, 8), (16, 24)])
-def test_width_converter(narrow: int, wide: int, seed: int) -> None:
+@pytest.mark.parametrize(("before", "after"), [(8, 24), (24, 8), (16, 24)])
+def test_width_converter(before: int, after: int, seed: int) -> None:
     model = one_node(
         "StreamingDataWidthConverter",
         {"x": ([1, 4, 12], "INT8")},
         {"y": [1, 4, 12]},
-        shape=[1, 4, 12], inWidth=narrow, outWidth=wide, dataType="INT8",
+        inShape=[1, 4, 12], outShape=[1, 4, 12], inWidth=before, outWidth=after, dataType="INT8",
     )  # fmt: skip
     check_node(model, np.random.default_rng(seed), seed)
 
