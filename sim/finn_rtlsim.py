@@ -239,8 +239,8 @@ def build(top: str, files: Iterable[str | Path], folder: Path, trace: bool = Fal
     home = folder / "xsim.dir" / top
     program = home / "xsimk.so"  # where FINN looks for it
     program.unlink(missing_ok=True)
-    files = [Path(f) for f in files]
-    sources = prepare_sources(files, folder)
+    given = [Path(f) for f in files]
+    sources = prepare_sources(given, folder)
     headers = {f"-I{f.parent}" for f in sources if f.suffix in (".vh", ".svh")}
     part = Path(tempfile.mkdtemp(prefix="obj-", dir=folder))
     try:
@@ -259,7 +259,7 @@ def build(top: str, files: Iterable[str | Path], folder: Path, trace: bool = Fal
         home.mkdir(parents=True, exist_ok=True)
         facts = {
             "bits": {s.name: s.bits for s in streams},
-            "early": any(f.name in EARLY and f.resolve().is_relative_to(_library()) for f in files),
+            "early": any(f.name in EARLY and f.resolve().is_relative_to(_library()) for f in given),
         }
         (home / "facts.json").write_text(json.dumps(facts))
         os.replace(part / "Vtop", program)
@@ -301,11 +301,11 @@ def _streams(top: str, ports: Mapping[str, _Port]) -> list[_StreamPorts]:
         if signal not in ("TDATA", "tdata"):
             continue
         upper = signal.isupper()
-        others = [f"{name}_{s.upper() if upper else s}" for s in ("tvalid", "tready")]
-        for other in others:
+        valid, ready = (f"{name}_{s.upper() if upper else s}" for s in ("tvalid", "tready"))
+        for other in (valid, ready):
             if other not in ports:
                 raise SimulationError(f"module {top} has a port {data.name} but no {other}")
-        streams.append(_StreamPorts(name, data.is_input, data.bits, (data.name, *others)))
+        streams.append(_StreamPorts(name, data.is_input, data.bits, (data.name, valid, ready)))
     return streams
 
 
