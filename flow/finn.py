@@ -25,7 +25,7 @@ from sievit.rtl import finn
 from sievit.sim import runner
 
 #: beats that a FIFO has more than predicted while its occupancy is measured
-SLACK = 32
+SLACK = 8
 #: FINN builds no FIFO of 2 beats or fewer; where branches meet there is one
 SHALLOW = 3
 
@@ -59,9 +59,9 @@ class FinnBuild(TrainedBuild):
         self.front()
         self.fold()
         self.convert(proof)
-        self.estimate()
         if proof:
             self.simulate()
+        self.estimate()
         if self.vendor_steps:
             self.vivado()
         return self.finish_finn(proof)

@@ -28,9 +28,10 @@ class ConvertQONNXtoFINNExact(ConvertQONNXtoFINN):  # type: ignore[misc]
     """FINN's ``ConvertQONNXtoFINN`` with thresholds that do what the quantisers do.
 
     Takes its place and its argument ``filter_function``. Every rounding mode of QONNX and every
-    scale give the integers of QONNX execution, for every float32 input; FINN's own steps keep that
-    while scales are powers of two. Identity and ReLU quantisers of 2 bits and more are made exact;
-    bipolar and 1-bit ones stay as FINN makes them.
+    scale give the integers of QONNX execution, for every float32 input. FINN's streamlining keeps
+    that while scales are powers of two and layers have no bias: what it subtracts from a threshold
+    in float32 may round it back onto the tie. Identity and ReLU quantisers of 2 bits and more are
+    made exact; bipolar and 1-bit ones stay as FINN makes them.
 
     Raises SievitError for a quantised Selu, whose thresholds FINN only approximates.
     """

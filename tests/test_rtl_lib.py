@@ -2,6 +2,7 @@
 """rtl/lib: streams arrive unchanged under every stall profile, at full rate; num_pkg ==
 quant/rounding.py."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -336,6 +337,13 @@ def test_booth_mult(a: int, b: int, c: int, p: int, dsp: int) -> None:
         low = IntType(p, True)
         want = ((exact - low.min) & ((1 << p) - 1)) + low.min
         assert torch.equal(got.data[0, :, 0], want)
+
+
+def test_tool_error_crosses_processes() -> None:
+    """A process pool would wait for ever for an error that cannot be read back."""
+    error = pickle.loads(pickle.dumps(ToolError("perl", "is missing", "run: apt-get install perl")))
+    assert str(error) == "perl: is missing; run: apt-get install perl"
+    assert (error.tool, error.why) == ("perl", "is missing")
 
 
 def test_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,9 +168,10 @@ class SievitCore(_Streams):
     def get_nodeattr_types(self) -> dict[str, Any]:
         out = super().get_nodeattr_types()
         for f in fields(load_core(self.STEM).params):
-            kind = "s" if isinstance(f.default, IntType) else "i"
-            default = str(f.default) if kind == "s" else int(f.default)
-            out[FINN_NAMES.get(f.name, f.name)] = (kind, True, default)
+            default: Any = f.default
+            kind = "s" if isinstance(default, IntType) else "i"
+            value = str(default) if kind == "s" else int(default)
+            out[FINN_NAMES.get(f.name, f.name)] = (kind, True, value)
         return out | {"package": ("i", False, 0), "constants": ("strings", False, [""])}
 
     def params(self) -> CoreParams:
@@ -397,7 +398,7 @@ class _Rtl(RTLBackend):
 
     def get_rtl_file_list(self, abspath: bool = False) -> list[str]:
         own = f"{self.get_nodeattr('gen_top_module')}.v"
-        files = [LIB / "num_pkg.sv", *self.sources(), HERE / "frame_end.sv"]
+        files = [LIB / "num_pkg.sv", *self.sources(), LIB / "frame_end.sv"]
         if abspath:
             own = str(Path(self.get_nodeattr("code_gen_dir_ipgen")) / own)
         unique = dict.fromkeys(str(f) if abspath else f.name for f in files)
@@ -509,7 +510,7 @@ class _RequantiseRtl(_CoreRtl):
         return lines, links
 
     def sources(self) -> list[Path]:
-        return [*super().sources(), HERE / "constant_stream.sv"]
+        return [*super().sources(), LIB / "constant_stream.sv"]
 
 
 class _ForkRtl(_Rtl):

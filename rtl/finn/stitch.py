@@ -19,7 +19,8 @@ from qonnx.custom_op.registry import getCustomOp
 
 from sievit.quant.itype import IntType
 from sievit.quant.params import Port, Stream
-from sievit.rtl.finn.ops import HERE, int_type
+from sievit.rtl import codegen
+from sievit.rtl.finn.ops import int_type
 from sievit.sim import finn_rtlsim, runner
 from sievit.sim.runner import RtlResult, Run
 
@@ -100,7 +101,12 @@ def stitch(model: ModelWrapper, name: str, folder: Path) -> tuple[Path, list[Pat
         elif node.op_type.startswith("StreamingFIFO"):
             links += [".count()", ".maxcount()"]
         body += _instance(op.get_nodeattr("gen_top_module"), f"u_{node.name}", links)
-        sources |= dict.fromkeys(finn_rtlsim.node_sources(op, folder))
+        if getattr(op, "STEM", "") in codegen.SHARED:
+            sources |= dict.fromkeys(share_code(op, folder, f"tb_{name}.dut.u_{node.name}.u_core"))
+        elif node.op_type.startswith("StreamingFIFO"):
+            sources |= dict.fromkeys(true_fifo(op, folder))
+        else:
+            sources |= dict.fromkeys(finn_rtlsim.node_sources(op, folder))
     head = ["// SPDX-License-Identifier: Apache-2.0", "", f"module {name} ("]
     ports = ["    input  wire ap_clk", "    input  wire ap_rst_n"]
     joins = []
@@ -119,8 +125,39 @@ def stitch(model: ModelWrapper, name: str, folder: Path) -> tuple[Path, list[Pat
     text = [*head, ",\n".join(ports), ");", "", *declared, "", *joins, "", *body, "endmodule", ""]
     path = folder / f"{name}.sv"
     runner.write_text(path, "\n".join(text))
-    own = runner.RTL / "lib", runner.RTL / "cores"
-    return path, [f for f in sources if f.parent not in own]  # the simulator finds those itself
+    return path, list(sources)
+
+
+def true_fifo(op: Any, folder: Path) -> list[Path]:
+    """Sources of a FIFO of the depth that it will have: where FINN_SIMULATION is set, which the DSP
+    blocks ask for, FINN puts a queue without end in its place."""
+    top = op.get_nodeattr("gen_top_module")
+    text = (Path(op.get_nodeattr("code_gen_dir_ipgen")) / f"{top}.v").read_text()
+    text, count = re.subn(r"`ifdef\s+FINN_SIMULATION\b", "`ifdef FINN_FIFO_GAUGE", text)
+    if count != 1:
+        raise runner.SimulationError(f"{top}: FINN's FIFO is not that of {finn_rtlsim.TESTED}")
+    runner.write_text(folder / f"{top}.v", text)
+    files = finn_rtlsim.node_sources(op, folder)
+    return [*(f for f in files if f.suffix == ".sv"), folder / f"{top}.v"]
+
+
+def share_code(op: Any, folder: Path, path: str) -> list[Path]:
+    """Sources of a node of ours for a simulation in which the core has this path: the names of its
+    memory images depend on the instance, so that cores of one shape are compiled once; see
+    ``sievit.rtl.codegen.share_code``."""
+    code, top = Path(op.get_nodeattr("code_gen_dir_ipgen")), op.get_nodeattr("gen_top_module")
+    text = (code / f"{top}.v").read_text()
+    (folder / "mem").mkdir(parents=True, exist_ok=True)
+    for file in code.glob("*.hex*"):
+        key, digit = file.stem, file.suffix.removeprefix(".hex")
+        text = text.replace(f'"./{key}.hex"', f'"mem/%m.{key}.hex"')
+        block = f".gen_{key}[{int(digit, 16)}]" if digit else ""
+        link = folder / "mem" / f"{path}{block}.{file.name}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(file.resolve())
+    runner.write_text(folder / f"{top}.v", text)
+    files = [Path(f) for f in op.get_rtl_file_list(abspath=True)]
+    return [*(f for f in files if f.suffix == ".sv"), folder / f"{top}.v"]
 
 
 def _axilite(*more: str) -> list[str]:
@@ -202,9 +239,9 @@ def simulate(
     top, sources = stitch(model, name, folder)
     tb = folder / f"tb_{name}.sv"
     runner.write_text(tb, bench(model, name))
-    marks = [runner.BENCH / "stream_mark.sv", HERE / "frame_end.sv"]
-    files = dict.fromkeys([*sources, *marks, top, tb])
-    runner.build(f"tb_{name}", list(files), {}, folder, flags=FLAGS)
+    own = runner.RTL / "lib", runner.RTL / "cores"  # the simulator finds those itself
+    files = [f for f in sources if f.parent not in own]
+    runner.build(f"tb_{name}", [*files, top, tb], {}, folder, flags=FLAGS, optimise="-O0")
     source, _, sink, _ = end_ports(model)
     runs = [Run([x], stall, seed) for stall in stalls]
     log: list[str] = []

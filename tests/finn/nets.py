@@ -16,7 +16,7 @@ from brevitas.quant import (
     Uint8ActPerTensorFixedPoint,
 )
 from finn.builder.build_dataflow_config import DataflowBuildConfig
-from finn.builder.build_dataflow_steps import step_tidy_up
+from finn.builder.build_dataflow_steps import step_minimize_bit_width_initial, step_tidy_up
 from finn.transformation.fpgadataflow.convert_to_hw.conv_inp_gen import InferConvInpGen
 from finn.transformation.fpgadataflow.convert_to_hw.quantized_matrix_vector_activation import (
     InferQuantizedMatrixVectorActivation,
@@ -122,7 +122,7 @@ def to_layers(qonnx: ModelWrapper, convert: Transformation) -> ModelWrapper:
         InferQuantizedMatrixVectorActivation(), InferShapes(), InferDataTypes(),
     ):  # fmt: skip
         model = model.transform(step)
-    return model
+    return step_minimize_bit_width_initial(model, config)
 
 
 def to_rtl(model: ModelWrapper, part: str = PART, **attributes: int) -> ModelWrapper:

@@ -30,6 +30,7 @@ from sievit.models import export as exporter
 from sievit.models import recipe as recipes
 from sievit.quant import fold
 from sievit.quant.cores.lookup_table import LookupTableParams
+from sievit.quant.cores.nm_matmul import NmMatmulParams
 from sievit.quant.cores.residual_add import ResidualAddParams
 from sievit.quant.execute import execute
 from sievit.quant.graph import UnsupportedError
@@ -139,7 +140,7 @@ def test_hls_of_a_core(stem: str, seed: int) -> None:
 
 
 def small(seed: int) -> ModelWrapper:
-    """x -> table -> + x, then a requantisation with a bias per channel."""
+    """x -> table -> + x, requantisation with a bias per channel, two 2:4 products of one shape."""
     rng = torch.Generator().manual_seed(seed)
     x, tokens, channels = IntType(6, True), 5, 8
     table = LookupTableParams(
@@ -155,14 +156,24 @@ def small(seed: int) -> ModelWrapper:
     nodes = [
         node("SievitLookupTable", table, ["x", "t"], "u", ["table"]),
         node("SievitResidualAdd", add, ["x", "u"], "v", []),
-        node("SievitRequantise", last, ["v", "b"], "y", []),
+        node("SievitRequantise", last, ["v", "b"], "w0", []),
     ]
-    for made in nodes[1:]:
+    product = NmMatmulParams(
+        max_tokens=tokens, in_type=IntType(5, True), out_type=IntType(5, True), shift=5
+    )
+    keys = ["bias", "weight"]
+    for i, out in enumerate(("w1", "y")):
+        names = [f"{k}{i}" for k in keys]
+        nodes.append(node("SievitNmMatmul", product, [f"w{i}", *names], out, keys))
+    for made in nodes[1:3]:
         made.attribute.append(helper.make_attribute("inFIFODepths", [40, 40]))
     values = {
         "t": torch.randint(-32, 32, (64,), generator=rng),
         "b": torch.randint(-256, 256, (channels,), generator=rng),
     }
+    for i in range(2):
+        constants, _ = load_core("nm_matmul").stimuli(rng, product, 1)
+        values |= {f"{k}{i}": constants[k] for k in keys}
     model = build(nodes, values, {"x": ([1, tokens, channels], x)}, "y")
     return convert.fork(model).transform(InferShapes()).transform(GiveUniqueNodeNames())
 
@@ -180,7 +191,7 @@ def test_stitched_top(tmp_path: Path, seed: int) -> None:
     )
     assert torch.equal(result.output.data, want)
     depths = stitch.depths(roomy, held)
-    assert len(depths) == 3 and all(0 < d < 48 for d in depths.values())
+    assert len(depths) == 3 and all(0 < d <= 48 for d in depths.values())
     sized = stitch.generate_ip(convert.stitchable(deepen(model, 0, depths), PART), PART, 200.0)
     results, _ = stitch.simulate(sized, "net", tmp_path / "b", Stream.full(x), stalls, seed)
     assert all(torch.equal(r.output.data, want) for r in results)

@@ -5,7 +5,7 @@ module constant_stream #(
     parameter int unsigned DataBits = 8,       // bits of a word, >= 1
     parameter int unsigned Words    = 1,       // >= 1
     parameter int unsigned Frame    = 1,       // beats of a frame, a multiple of Words
-    parameter              File     = "w.hex"
+    parameter              File     = ""       // memory image
 ) (
     input  logic                clk_i,
     input  logic                rst_ni,
@@ -19,7 +19,7 @@ module constant_stream #(
   logic [DataBits-1:0] memory[Words];
   logic [AddrBits-1:0] at_q;
 
-  initial $readmemh(File, memory);
+  initial if (File != "") $readmemh(File, memory);
 
   assign tdata_o = memory[at_q];
 
