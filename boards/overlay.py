@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The accelerator of a Zynq board through PYNQ 3, on the board itself.
 
-The block design of ``shell.tcl`` has the cells ``accelerator`` (registers), ``dma`` (AXI DMA, direct
-register mode) and, for a core of Vitis HLS, ``core``. Of PYNQ it uses ``Overlay``, ``allocate`` and
-the registers of a cell; the DMA is programmed as AMD PG021 says, since PYNQ's own driver waits
-without end.
+The block design of ``shell.tcl`` has the cells ``accelerator`` (registers), ``dma`` (AXI DMA in
+direct register mode) and, for a core of Vitis HLS, ``core``. Of PYNQ it uses ``Overlay``,
+``allocate`` and the registers of a cell; the DMA is programmed as AMD PG021 says, since PYNQ's own
+driver waits without end.
 """
 
 from __future__ import annotations

@@ -130,9 +130,13 @@ class ShellDevice:
                 data = from_words(port, words)
                 results += [data[i : i + size] for i in range(0, len(data), size)]
             self.check()
-        except BaseException:
+        except BaseException as error:
+            flags: tuple[str, ...] = ()
             with contextlib.suppress(DeviceError):  # the first error is the one to tell
+                flags = self.errors()  # which say more than that nothing came
                 self.reset()
+            if flags and isinstance(error, DeviceError):
+                raise DeviceError(explain(flags)) from error
             raise
         return results
 
@@ -162,10 +166,9 @@ class ShellDevice:
 
     def check(self) -> None:
         """Raise DeviceError if an error flag is set."""
-        errors = self.errors()
-        if errors:
-            text = "; ".join(f"{name}: {MEANING[name]}" for name in errors)
-            raise DeviceError(f"{text}; the results are void, send the images again")
+        flags = self.errors()
+        if flags:
+            raise DeviceError(explain(flags))
 
     def errors(self) -> tuple[str, ...]:
         flags = self.link.read(ERRORS)
@@ -186,6 +189,12 @@ class ShellDevice:
 
     def close(self) -> None:
         self.link.close()
+
+
+def explain(flags: Sequence[str]) -> str:
+    """What error flags mean to whom sent images."""
+    text = "; ".join(f"{name}: {MEANING[name]}" for name in flags)
+    return f"{text}; the results are void, send the images again"
 
 
 def lock(path: Path) -> IO[str]:

@@ -92,7 +92,8 @@ def checks(found: Interface) -> str:
             f"    .{s}({prefix}_{s}),\n" for s in ("tdata", "tvalid", "tready", "tlast")
         )
         lines += [
-            f'bind {top.name(found)} axis_checker #(\n    .DataBits({bits}),\n    .Name("{prefix}")',
+            f"bind {top.name(found)} axis_checker #(",
+            f'    .DataBits({bits}),\n    .Name("{prefix}")',
             f") u_check_{prefix} (\n    .clk_i,\n    .rst_ni(rst_ni && core_rst_no),\n{links}"
             f"    .tuser({user})\n);\n",
         ]
