@@ -13,10 +13,10 @@ from sievit.quant.errors import SievitError
 STREAM = ("tdata", "tvalid", "tready", "tlast", "tuser")
 #: AXI4-Lite port of the registers: (signal, bits, comes from the master)
 REGISTERS = (
-    ("awaddr", 6, True), ("awvalid", 1, True), ("awready", 1, False),
+    ("awaddr", 12, True), ("awvalid", 1, True), ("awready", 1, False),
     ("wdata", 32, True), ("wstrb", 4, True), ("wvalid", 1, True), ("wready", 1, False),
     ("bresp", 2, False), ("bvalid", 1, False), ("bready", 1, True),
-    ("araddr", 6, True), ("arvalid", 1, True), ("arready", 1, False),
+    ("araddr", 12, True), ("arvalid", 1, True), ("arready", 1, False),
     ("rdata", 32, False), ("rresp", 2, False), ("rvalid", 1, False), ("rready", 1, True),
 )  # fmt: skip
 
@@ -28,7 +28,8 @@ def name(interface: Interface) -> str:
 
 def source(interface: Interface, core: str = "rtl") -> str:
     """Verilog of the top. ``core`` = rtl: the accelerator inside; hls: its streams are ports, whole
-    bytes wide, with ``core_rst_no``. Raises SievitError for a beat wider than a DMA word can be."""
+    bytes wide. ``core_rst_no`` resets what stands behind it, too. Raises SievitError for a beat
+    wider than a DMA word can be."""
     for what, port in (("input", interface.input), ("output", interface.output)):
         if word_bytes(port) > MOST_BYTES:
             raise SievitError(
@@ -69,13 +70,12 @@ def source(interface: Interface, core: str = "rtl") -> str:
         port(f"{prefix}_tvalid", 1, enters)
         port(f"{prefix}_tready", 1, not enters)
         port(f"{prefix}_tlast", 1, enters)
-    wires = ["  wire core_rst_no;"]
-    if not inside:
-        ports.append(
-            '    (* X_INTERFACE_INFO = "xilinx.com:signal:reset:1.0 core_rst_no RST",\n'
-            '       X_INTERFACE_PARAMETER = "POLARITY ACTIVE_LOW" *)\n'
-            "    output wire core_rst_no"
-        )
+    wires: list[str] = []
+    ports.append(
+        '    (* X_INTERFACE_INFO = "xilinx.com:signal:reset:1.0 core_rst_no RST",\n'
+        '       X_INTERFACE_PARAMETER = "POLARITY ACTIVE_LOW" *)\n'
+        "    output wire core_rst_no"
+    )
     links.append(".core_rst_no(core_rst_no)")
     for prefix, width, enters in (
         ("m_axis_core", bits["In"], False), ("s_axis_core", bits["Out"], True),
