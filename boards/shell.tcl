@@ -45,14 +45,14 @@ set ps [dict get $systems [dict get $board ps]]
 
 # -- the accelerator as IP -----------------------------------------------------------------------
 # $readmemh of Vivado does not look beside the source: the names of memory images become absolute here
-set work [file join $here work]
+set work [file join $here ip work]
 file mkdir $work
 set sources {}
 foreach name [dict get $design sources] {
-  set path [file join $here rtl $name]
+  set path [file join $here ip $name]
   if {$name eq "[dict get $design model].sv"} {
     set in [open $path]
-    set text [string map [list "\"mem/" "\"[file join $here rtl mem]/"] [read $in]]
+    set text [string map [list "\"mem/" "\"[file join $here ip mem]/"] [read $in]]
     close $in
     set path [file join $work $name]
     set out [open $path w]
@@ -61,11 +61,13 @@ foreach name [dict get $design sources] {
   }
   lappend sources $path
 }
-create_project -force accelerator_ip [file join $work ip_project] -part [dict get $board part]
+create_project -force accelerator_ip [file join $here ip_project] -part [dict get $board part]
 add_files -norecurse $sources
+set_property include_dirs [file join $here ip lib] [current_fileset]
 set_property top [dict get $design top] [current_fileset]
 update_compile_order -fileset sources_1
-ipx::package_project -root_dir [file join $work ip] -vendor sievit -library sievit -taxonomy /UserIP -import_files -force
+# in place: imported, the files would lose the folders by which they include each other
+ipx::package_project -root_dir [file join $here ip] -vendor sievit -library sievit -taxonomy /UserIP -force
 set ip [ipx::current_core]
 set_property name accelerator $ip
 set_property version 1.0 $ip
@@ -81,7 +83,7 @@ create_project -force accelerator [file join $here project] -part [dict get $boa
 if {[dict get $board board_part] ne ""} {
   set_property board_part [dict get $board board_part] [current_project]
 }
-set repositories [list [file join $work ip]]
+set repositories [list [file join $here ip]]
 set hls [expr {[dict get $design core] eq "hls"}]
 if {$hls} {
   set found [glob -nocomplain -directory [file join $here .. hls build_hls] sol1/impl/ip hls/impl/ip]
@@ -176,7 +178,7 @@ update_compile_order -fileset sources_1
 if {$step eq "project"} { exit }
 
 # -- bitstream -----------------------------------------------------------------------------------
-launch_runs impl_1 -to_step write_bitstream -jobs [dict get $design jobs]
+launch_runs impl_1 -to_step write_bitstream -jobs 4
 wait_on_run impl_1
 set run [get_runs impl_1]
 if {[get_property PROGRESS $run] ne "100%"} { error "implementation failed: [get_property STATUS $run]" }

@@ -17,30 +17,12 @@ from typing import Any
 import numpy as np
 
 from sievit.boards import top
-from sievit.boards.device import FILE, DeviceError, Interface
-from sievit.boards.interface import interface
+from sievit.boards.device import DeviceError, Interface
+from sievit.boards.interface import load_graph
 from sievit.boards.shell import Bytes, ShellDevice, lock
 from sievit.quant.graph import Graph
 from sievit.rtl import codegen
 from sievit.sim import runner, shell_bench
-
-
-def load_graph(build_dir: Path) -> tuple[Graph, Interface]:
-    """Graph of a build, and what the host knows of it. Raises DeviceError if they are not of one
-    build, or a file of the graph has been changed since."""
-    try:
-        graph = Graph.load(build_dir / "graph")
-    except FileNotFoundError as error:
-        raise DeviceError(f"nothing is built in {build_dir}; run: sievit build") from error
-    except ValueError as error:
-        raise DeviceError(str(error)) from error
-    told, found = Interface.load(build_dir), interface(graph, build_dir / "graph")
-    if told != found:
-        raise DeviceError(
-            f"{build_dir / FILE} describes build {told.build[:8]}, the graph beside it is "
-            f"{found.build[:8]}: other weights; build again: sievit build"
-        )
-    return graph, found
 
 
 def simulated(build_dir: Path, batch: int = 64, seed: int = 0) -> ShellDevice:

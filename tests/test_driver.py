@@ -275,7 +275,7 @@ def test_a_device_that_hangs_is_an_error(device: ShellDevice, images: Ints, faul
         device.link = Faulty(whole, at, fault)  # type: ignore[assignment]
         try:
             # behind a transfer that is missing the next one is taken for it
-            with pytest.raises(DeviceError, match="cycles without a beat|results are void"):
+            with pytest.raises(DeviceError, match=r"cycles without a beat|results are void"):
                 acc.predict(images)
         finally:
             device.link = whole

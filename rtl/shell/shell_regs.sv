@@ -76,7 +76,7 @@ module shell_regs #(
     if (wr) s_axil_bresp <= whole ? OKAY : SLVERR;
     if (rd) begin
       unique case (s_axil_araddr)
-        12'h000: s_axil_rdata <= {112'h05356, 16'(Version)};
+        12'h000: s_axil_rdata <= {16'h5356, 16'(Version)};
         12'h004: s_axil_rdata <= Build;
         12'h008: s_axil_rdata <= {30'd0, reset_q, enable_q};
         12'h00C: s_axil_rdata <= {27'd0, errors_q};
