@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-from pathlib import Path
+import sys
 from typing import Any
 
 from sievit.boards.board import BoardError
@@ -50,13 +51,14 @@ def pynq(build: Any, images: int, host: str) -> dict[str, Any]:
         _run(["ssh", host, f"rm -rf {place} && mkdir -p {place}"])
         _run(["scp", "-q", "-r", *map(str, sorted(folder.iterdir())), f"{host}:{place}/"])
         note["text"] = f"{host}:{place}"
-    with build.step("run") as note:
-        # PYNQ asks for root; -S: the password, if it wants one, from this terminal
-        inner = f"{ENVIRONMENT}; cd ~+ && PYTHONPATH=. python3 -m sievit.boards.check"
-        done = _run(["ssh", "-t", host, f"cd {place} && sudo -E bash -c '{inner}'"], capture=True)
-        found: dict[str, Any] = _last_json(done)
-        note["text"] = f"{found['images']} images, {found['cycles']} cycles"
-    return found
+    # PYNQ asks for root: what sudo asks for is answered in this terminal
+    inner = f"{ENVIRONMENT}; PYTHONPATH=. python3 -m sievit.boards.check"
+    text = _run(["ssh", "-t", host, f"cd {place} && sudo -E bash -c '{inner}'"], watch=True)
+    for line in reversed(text.splitlines()):
+        if line.startswith("{"):
+            found: dict[str, Any] = json.loads(line)
+            return found
+    raise ToolError("ssh", "the board did not say what it found", f"it printed: {text[-1000:]}")
 
 
 def openfpgaloader(build: Any, images: int, port: str) -> dict[str, Any]:
@@ -83,21 +85,19 @@ def openfpgaloader(build: Any, images: int, port: str) -> dict[str, Any]:
     return result
 
 
-def _run(command: list[str], capture: bool = False) -> str:
-    """Run; input and, unless captured, output are those of the terminal."""
-    done = subprocess.run(command, stdout=subprocess.PIPE if capture else None, text=True)
-    if done.returncode:
-        tail = f": {done.stdout.strip()[-2000:]}" if done.stdout else ""
+def _run(command: list[str], watch: bool = False) -> str:
+    """Run; input and output are those of the terminal. ``watch``: return the output, too."""
+    text = b""
+    pipe = subprocess.PIPE if watch else None
+    with subprocess.Popen(command, stdout=pipe) as process:
+        while process.stdout and (part := os.read(process.stdout.fileno(), 4096)):
+            text += part  # by parts, for a question has no end of line
+            sys.stdout.write(part.decode(errors="replace"))
+            sys.stdout.flush()
+    said = text.decode(errors="replace").strip()
+    if process.returncode:
         raise ToolError(
-            Path(command[0]).name, f"ended with status {done.returncode}{tail}",
-            f"the call was: {' '.join(command)}",
+            command[0], f"ended with status {process.returncode}",
+            f"the call was: {' '.join(command)}{': ' * bool(said)}{said[-2000:]}",
         )  # fmt: skip
-    return done.stdout or ""
-
-
-def _last_json(text: str) -> dict[str, Any]:
-    for line in reversed(text.splitlines()):
-        if line.startswith("{"):
-            found: dict[str, Any] = json.loads(line)
-            return found
-    raise ToolError("ssh", "the board did not say what it found", f"it printed: {text[-1000:]}")
+    return said
