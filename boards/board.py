@@ -92,7 +92,7 @@ class Board:
             if getattr(self, key) not in choices:
                 raise BoardError(
                     f"board {self.name}: {key} = {getattr(self, key)!r}; "
-                    f"known: {', '.join(choices)}"
+                    f"known: {', '.join(c for c in choices if c)}"
                 )
 
         if bool(self.exclude_category) != bool(self.exclude_reason):
