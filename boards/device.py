@@ -133,7 +133,7 @@ class Interface:
         path = folder / FILE
         try:
             values: dict[str, Any] = json.loads(path.read_text())
-            ports = {k: Lanes(**values.pop(k)) for k in ("input", "output")}
+            ports: dict[str, Any] = {k: Lanes(**values.pop(k)) for k in ("input", "output")}
             return cls(**values, **ports)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DeviceError(f"{path}: {error}; build again: sievit build") from error

@@ -119,6 +119,15 @@ def test_batches_do_not_wait_for_each_other(built: Path, device: ShellDevice) ->
     assert cycles[0] < 1.05 * cycles[1]
 
 
+def test_large_frames_make_small_batches(device: ShellDevice) -> None:
+    frame = replace(device.interface, tokens=1 << 17)  # 1.5 MB
+    with pytest.raises(DeviceError, match="not in 1"):
+        ShellDevice(frame, device.link, 0)
+    assert ShellDevice(frame, device.link).batch == 2
+    assert ShellDevice(replace(frame, tokens=1 << 20), device.link).batch == 1
+    assert ShellDevice(device.interface, device.link, 5).batch == 5
+
+
 def test_wrong_images_are_refused(device: ShellDevice, images: Ints) -> None:
     acc = Accelerator(device)
     with pytest.raises(DeviceError, match=r"input .*512 is not in -512\.\.511"):
