@@ -33,8 +33,8 @@ def source(interface: Interface, core: str = "rtl") -> str:
     for what, lanes in (("input", interface.input), ("output", interface.output)):
         if word_bytes(lanes) > MOST_BYTES:
             raise SievitError(
-                f"{interface.model}: a beat of the {what} has {lanes.lanes * lanes.bits} bits, a DMA "
-                f"word {8 * MOST_BYTES} at most; fold it with fewer lanes"
+                f"{interface.model}: a beat of the {what} has {lanes.lanes * lanes.bits} bits, "
+                f"a DMA word {8 * MOST_BYTES} at most; fold it with fewer lanes"
             )
     inside = core == "rtl"
     bits = {
