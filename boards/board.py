@@ -19,6 +19,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "ps": ("zynq_ultra_ps_e", "processing_system7", "versal_cips"),
     "toolchain": ("vivado",),
     "deploy": ("pynq", "manual"),
+    "exclude_category": ("", "ps", "toolchain"),
 }
 
 #: DSP48E2, DSP48E1 and DSP58; only Versal's bitstreams can fill UltraRAM
@@ -69,6 +70,9 @@ class Board:
     usable_dsp: float = 0.80
     usable_bram36: float = 0.80
     usable_uram: float = 0.80
+    #: why there is no bitstream for it: category (ps: its processing system, toolchain) and reason
+    exclude_category: str = ""
+    exclude_reason: str = ""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -88,8 +92,11 @@ class Board:
             if getattr(self, key) not in choices:
                 raise BoardError(
                     f"board {self.name}: {key} = {getattr(self, key)!r}; "
-                    f"known: {', '.join(choices)}"
+                    f"known: {', '.join(c for c in choices if c)}"
                 )
+
+        if bool(self.exclude_category) != bool(self.exclude_reason):
+            raise BoardError(f"board {self.name}: an exclusion needs category and reason")
 
     def capacity(self) -> Resources:
         """Everything on the device."""

@@ -7,8 +7,17 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from device_network import TOKENS, network
 
+from sievit.boards import vivado
 from sievit.boards.board import FOLDER, Board, BoardError, load, names
+from sievit.boards.interface import interface, load_graph
+from sievit.flow.build import folded
+from sievit.flow.cli import TOOLCHAINS
+from sievit.quant import fold
+from sievit.quant.execute import execute
+from sievit.quant.params import Stream
 
 
 def test_first_boards_are_there() -> None:
@@ -79,3 +88,43 @@ def test_new_file_is_a_new_board(tmp_path: Path) -> None:
     assert names(tmp_path) == ["mine"]
     board = load("mine", tmp_path)
     assert isinstance(board, Board) and board.budget().lut == 137_040
+
+
+@pytest.mark.parametrize("name", names())
+def test_shell(name: str, tmp_path: Path) -> None:
+    """The small network on every board: it fits, and its shell is whole, or the file says why there
+    is none."""
+    board = load(name)
+    graph = network()
+    x = Stream.full(torch.zeros(2, TOKENS, 6, dtype=torch.int64))
+    lengths = {edge: stream.length for edge, stream in execute(graph, x).items()}
+    graph, _ = folded(graph, board, lengths)
+    used, budget = fold.total(graph).astuple(), board.budget().astuple()
+    assert all(u <= b for u, b in zip(used, budget, strict=True))
+    graph.save(tmp_path / "graph")
+    interface(graph, tmp_path / "graph").save(tmp_path)
+    assert board.toolchain in TOOLCHAINS
+    if board.exclude_category:
+        assert len(board.exclude_reason.split()) > 3
+        with pytest.raises(BoardError, match=f"{name}: no bitstream: "):
+            vivado.generate(tmp_path, board)
+        return
+    if board.toolchain == "vivado":
+        folder = vivado.generate(tmp_path, board)
+        text = (folder / "settings.tcl").read_text()
+        for value in (board.part, board.board_part, board.ps, f"{board.clock_mhz:g}"):
+            assert f" {value}\n" in text
+        sources = re.search(r"  sources \{(.*)\}", text)
+        assert sources and all((folder / "ip" / s).is_file() for s in sources[1].split())
+        assert load_graph(tmp_path)[1].build in text
+
+
+def test_an_exclusion_has_category_and_reason(tmp_path: Path) -> None:
+    text = (FOLDER / "vck190.toml").read_text()
+    for old, new, reason in (
+        ("exclude_reason", "# exclude_reason", "an exclusion needs category and reason"),
+        ('"ps"\n', '"mood"\n', "exclude_category = 'mood'; known: ps, toolchain"),
+    ):
+        (tmp_path / "vck190.toml").write_text(text.replace(old, new))
+        with pytest.raises(BoardError, match=reason):
+            load("vck190", tmp_path)
