@@ -465,7 +465,8 @@ def check_rtl(model: ModelWrapper) -> None:
     for node in model.graph.node:
         op = getCustomOp(node)
         if not node.domain.endswith(".rtl"):
-            raise UnsupportedError(node.name, f"{node.op_type} has no RTL here", "see docs/finn_backend.md")
+            why = f"{node.op_type} has no RTL here"
+            raise UnsupportedError(node.name, why, "see docs/finn_backend.md")
         streams = [i for i in range(len(node.input)) if op.get_instream_width(i)]
         types = [op.get_input_datatype(i) for i in streams]
         types += [op.get_output_datatype(i) for i in range(len(node.output))]
