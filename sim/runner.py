@@ -34,7 +34,7 @@ from sievit.rtl import codegen
 from sievit.sim import bench
 
 RTL = Path(__file__).resolve().parent.parent / "rtl"
-LIBRARY = [RTL / "lib", RTL / "cores"]
+LIBRARY = [RTL / "lib", RTL / "cores", RTL / "shell"]
 #: modules of the benches themselves
 BENCH = Path(__file__).resolve().parent
 WAIVERS = RTL / "lib" / "waivers.vlt"
