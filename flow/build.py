@@ -21,6 +21,7 @@ from rich.console import Console
 from torch import Tensor
 
 from sievit.boards.board import Board
+from sievit.boards.interface import interface
 from sievit.flow.report import ReportDetails, terminal_table, write_report
 from sievit.hls import codegen as hls_codegen
 from sievit.hls import csim
@@ -144,6 +145,7 @@ class Build(ABC):
             few = first(self.x, 8)
             hls_codegen.generate(self.graph, self.folder / "hls", self.board, few)
             runner.codegen.generate(self.graph, self.folder / "rtl")
+            interface(self.graph, self.folder / "graph").save(self.folder)
             note["text"] = "Vitis HLS project and SystemVerilog top"
 
     def run_hls(self) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import warnings
 from pathlib import Path
@@ -16,6 +17,8 @@ from sievit.quant.errors import SievitError
 
 CONSOLE = Console()
 BUILD = Path("build")
+#: toolchain of a board -> module with ``bitstream(build, core)``
+TOOLCHAINS = {"vivado": "sievit.boards.vivado"}
 
 model_option = click.option(
     "--model",
@@ -242,6 +245,32 @@ def sim(
     )
     if wrong:
         raise BuildError(f"{wrong} of {len(x.length)} images differ; sievit build locates the edge")
+
+
+@cli.command()
+@model_option
+@board_option
+@data_option
+@checkpoint_option
+@click.option(
+    "--core",
+    type=click.Choice(["rtl", "hls"]),
+    default="rtl",
+    show_default=True,
+    help="The accelerator: generated RTL, or the IP of Vitis HLS (Vivado boards).",
+)
+def bitstream(
+    model: str, board: str, data: Path | None, checkpoint: Path | None, core: str
+) -> None:
+    """Make the bitstream of a model for a board, or everything up to the vendor tool's call."""
+    from sievit.boards import board as boards
+
+    toolchain = importlib.import_module(TOOLCHAINS[boards.load(board).toolchain])
+    made = make_build(model, board, data, checkpoint)
+    if not (made.folder / "graph" / "manifest.json").is_file():
+        made.run(proof=False)
+        CONSOLE.print(f"compiled without proof; to prove it: sievit build --board {board}")
+    toolchain.bitstream(made, core)
 
 
 @cli.command()

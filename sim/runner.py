@@ -145,7 +145,7 @@ def lint(
 ) -> None:
     """``verilator --lint-only -Wall``; raises ToolError with the messages if there are any.
 
-    Without ``sources``, ``top`` is a module of ``rtl/lib`` or ``rtl/cores``.
+    Without ``sources``, ``top`` is a module of the library.
     """
     if sources is None:
         sources = [f for folder in LIBRARY for f in folder.glob(f"{top}.sv")]
@@ -167,9 +167,9 @@ def build(
 ) -> Path:
     """Compile ``top``; returns the program, ``build_dir / "obj" / top``.
 
-    ``rtl/lib`` and ``rtl/cores`` need not be listed. Nothing is done if the program is newer than
-    all it was made from. A failed build leaves no program. With ``coverage`` it counts lines
-    and branches; see ``sim/coverage.py``.
+    The library, ``rtl/lib``, ``rtl/cores`` and ``rtl/shell``, need not be listed. Nothing is done
+    if the program is newer than all it was made from. A failed build leaves no program. With
+    ``coverage`` it counts lines and branches; see ``sim/coverage.py``.
     """
     check_tools()
     import cocotb_tools.config as cocotb_config
