@@ -164,12 +164,15 @@ def build(
     parameters: dict[str, int | str],
     build_dir: Path,
     coverage: bool = False,
+    main: Path | None = None,
+    options: tuple[str, ...] = (),
 ) -> Path:
     """Compile ``top``; returns the program, ``build_dir / "obj" / top``.
 
     The library, ``rtl/lib``, ``rtl/cores`` and ``rtl/shell``, need not be listed. Nothing is done
     if the program is newer than all it was made from. A failed build leaves no program. With
-    ``coverage`` it counts lines and branches; see ``sim/coverage.py``.
+    ``coverage`` it counts lines and branches; see ``sim/coverage.py``. ``main``: C++ that drives
+    the design instead of cocotb; ``options``: further ones of Verilator.
     """
     check_tools()
     import cocotb_tools.config as cocotb_config
@@ -178,8 +181,14 @@ def build(
     build_dir.mkdir(parents=True, exist_ok=True)
     program, stamp = build_dir / "obj" / top, build_dir / "obj" / "stamp.json"
     own = [s.resolve() for s in sources]
-    flags = [*VERILATE, *(COVERAGE if coverage else [])]
-    recipe = [top, _parameter_arguments(parameters), [str(s) for s in own], flags, MAKE]
+    flags = [*VERILATE, *(COVERAGE if coverage else []), *options]
+    libs = cocotb_config.libs_dir
+    driver = [str(main)] if main else [
+        "-LDFLAGS", f"-Wl,-rpath,{libs} -L{libs} -lcocotbvpi_verilator",
+        str(cocotb_config.share_dir / "lib" / "verilator" / "verilator.cpp"),
+    ]  # fmt: skip
+    own_main = _digest(main) if main else ""
+    recipe = [top, own_main, _parameter_arguments(parameters), [str(s) for s in own], flags, MAKE]
     if program.exists() and stamp.exists():
         seen = json.loads(stamp.read_text())
         if seen["recipe"] == json.loads(json.dumps(recipe)) and all(
@@ -195,14 +204,10 @@ def build(
             "`verilator_config\n"
             + "".join(f'public_flat_rw -module "{top}" -var "{n}"\n' for n in names)
         )
-        libs = cocotb_config.libs_dir
         _verilator(
             [
                 *flags, "-Mdir", str(part), "--top-module", top, "-o", top,
-                *_parameter_arguments(parameters),
-                "-LDFLAGS", f"-Wl,-rpath,{libs} -L{libs} -lcocotbvpi_verilator",
-                "-MAKEFLAGS", " ".join(MAKE),
-                str(cocotb_config.share_dir / "lib" / "verilator" / "verilator.cpp"),
+                *_parameter_arguments(parameters), *driver, "-MAKEFLAGS", " ".join(MAKE),
                 str(ports), *_library_arguments(), *map(str, own),
             ]
         )  # fmt: skip
