@@ -73,12 +73,16 @@ class SerialLine:
         self.port.close()
 
 
-def packet(kind: int, tag: int, payload: bytes = b"") -> bytes:
-    """Characters of a packet: kind, tag, payload and CRC-32 between two ENDs, as in RFC 1055."""
-    body = bytes([kind, tag]) + payload
-    body += zlib.crc32(body).to_bytes(4, "little")
+def characters(body: bytes) -> bytes:
+    """The bytes between two ENDs, as in RFC 1055."""
     escaped = body.replace(b"\xdb", b"\xdb\xdd").replace(b"\xc0", b"\xdb\xdc")
     return b"\xc0" + escaped + b"\xc0"
+
+
+def packet(kind: int, tag: int, payload: bytes = b"") -> bytes:
+    """Characters of a packet: kind, tag, payload, CRC-32."""
+    body = bytes([kind, tag]) + payload
+    return characters(body + zlib.crc32(body).to_bytes(4, "little"))
 
 
 class Packets:
@@ -229,5 +233,5 @@ class UartDevice:
 def answer_time(interface: Interface, baud: int) -> float:
     """Seconds within which a request is answered: as many images as may be under way and their
     results, every character escaped, and the delays of two operating systems."""
-    characters = 2 * (interface.frame_bytes + interface.result_bytes + 20)
-    return 8 * characters * 10 / baud + 2 * DELAY
+    count = 2 * (interface.frame_bytes + interface.result_bytes + 20)
+    return 8 * count * 10 / baud + 2 * DELAY

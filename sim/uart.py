@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sievit.boards import trellis, uart
-from sievit.boards.device import DeviceError
+from sievit.boards.device import DeviceError, Interface
 from sievit.boards.interface import interface
 from sievit.quant.graph import Graph
 from sievit.sim import runner
@@ -67,6 +67,11 @@ class SimulatedLine:
         self.process.wait()
 
 
+def face_of(graph_folder: Path) -> Interface:
+    """Interface of a saved graph."""
+    return interface(Graph.load(graph_folder), graph_folder)
+
+
 def build(graph: Graph, graph_folder: Path, folder: Path, clocks: int = CLOCKS) -> Path:
     """Compile the accelerator of a saved graph behind its serial line; returns the program."""
     source = runner.codegen.generate(graph, folder)
@@ -78,8 +83,7 @@ def build(graph: Graph, graph_folder: Path, folder: Path, clocks: int = CLOCKS) 
 
 def simulate(graph_folder: Path, folder: Path, clocks: int = CLOCKS) -> uart.UartDevice:
     """The device of a saved graph, simulated; what it is built of lies in ``folder``."""
-    graph = Graph.load(graph_folder)
-    face = interface(graph, graph_folder)
+    graph, face = Graph.load(graph_folder), face_of(graph_folder)
     line = SimulatedLine(build(graph, graph_folder, folder, clocks), folder, clocks)
     # nobody keeps characters back here
     seconds = uart.answer_time(face, line.baud) - 2 * uart.DELAY
