@@ -59,7 +59,7 @@ class Part:
         found = re.fullmatch(r"LFE5(U|UM|UM5G)-(12|25|45|85)F-([678])(\w{2}\d{3})[CI]", board.part)
         if not found or found[4] not in PACKAGES:
             raise BoardError(f"board {board.name}: part {board.part!r} is no ECP5 that nextpnr knows")
-        device = f"{found[1][1:].lower()}{'-' if found[1] != 'U' else ''}{found[2]}k"
+        device = f"{'' if found[1] == 'U' else found[1].lower() + '-'}{found[2]}k"
         return cls(device, int(found[3]), PACKAGES[found[4]])
 
 

@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+import pyosys
+
 from sievit.boards import trellis, uart
 from sievit.boards.device import DeviceError, Interface
 from sievit.boards.interface import interface
@@ -79,6 +81,14 @@ def build(graph: Graph, graph_folder: Path, folder: Path, clocks: int = CLOCKS) 
     device = folder / "sim" / f"{graph.name}_device.sv"
     runner.write_text(device, trellis.device(graph, face, clocks))
     return runner.build(f"{graph.name}_device", [source, device], {}, folder, main=MAIN)
+
+
+def build_netlist(netlist: Path, top: str, folder: Path) -> Path:
+    """Compile what yosys has written of a device, with its models of the ECP5 cells."""
+    models = Path(pyosys.__file__).parent / "share" / "lattice"
+    options = ("-Wno-fatal", "-Wno-lint", f"-I{models}")
+    sources = [netlist, models / "cells_sim_ecp5.v"]
+    return runner.build(top, sources, {}, folder, main=MAIN, options=options)
 
 
 def simulate(graph_folder: Path, folder: Path, clocks: int = CLOCKS) -> uart.UartDevice:
