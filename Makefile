@@ -6,6 +6,8 @@ NAME ?=
 CORE ?=
 DATA ?=
 NPZ ?=
+HOST ?=
+PORT ?=
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -13,7 +15,7 @@ BIN := $(VENV)/bin
 SIEVIT := $(BIN)/sievit
 ARGS := --model $(MODEL) $(if $(DATA),--data $(DATA))
 
-.PHONY: hls rtl export train sim report boards cores core test soak bench-cores bench-deit resources lint clean help
+.PHONY: hls rtl export train sim report bitstream deploy boards cores core test soak bench-cores bench-deit resources lint clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 13
@@ -35,6 +37,12 @@ sim: $(VENV)/.ready ## simulate the built accelerator, or with CORE=x the bench 
 
 report: $(VENV)/.ready ## print the report of the last build
 	$(SIEVIT) report --model $(MODEL) --board $(BOARD)
+
+bitstream: $(VENV)/.ready ## bitstream of MODEL for BOARD, or all up to Vivado's call; CORE=hls takes the IP of Vitis HLS
+	$(SIEVIT) bitstream $(ARGS) --board $(BOARD) $(if $(CORE),--core $(CORE))
+
+deploy: $(VENV)/.ready ## run the test images on BOARD (HOST=user@board or PORT=/dev/tty...), or BOARD=sim, compare every byte
+	$(SIEVIT) deploy $(ARGS) --board $(BOARD) $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
 
 boards: $(VENV)/.ready ## list the boards
 	$(SIEVIT) boards

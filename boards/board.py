@@ -33,6 +33,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "ps": ("", "zynq_ultra_ps_e", "processing_system7", "versal_cips"),
     "toolchain": ("vivado", "trellis"),
     "deploy": ("pynq", "openfpgaloader", "manual"),
+    "exclude_category": ("", "ps", "toolchain"),
 }
 
 #: keys that boards of a toolchain have and others do not
@@ -96,6 +97,9 @@ class Board:
     usable_dsp: float = 0.80
     usable_bram36: float = 0.80
     usable_uram: float = 0.80
+    #: why there is no bitstream for it: category (ps: its processing system, toolchain) and reason
+    exclude_category: str = ""
+    exclude_reason: str = ""
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -122,6 +126,8 @@ class Board:
                 if bool(getattr(self, key)) != (toolchain == self.toolchain):
                     has = "has no" if getattr(self, key) else "needs"
                     raise BoardError(f"board {self.name}: toolchain {self.toolchain} {has} {key}")
+        if bool(self.exclude_category) != bool(self.exclude_reason):
+            raise BoardError(f"board {self.name}: an exclusion needs category and reason")
         self._check_pins()
 
     def _check_pins(self) -> None:

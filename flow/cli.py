@@ -13,12 +13,13 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from sievit.boards.device import DeviceError
 from sievit.quant.errors import SievitError
 
 CONSOLE = Console()
 BUILD = Path("build")
 #: toolchain of a board -> module with ``bitstream(build, core)``
-TOOLCHAINS = {"vivado": "sievit.boards.vivado"}
+TOOLCHAINS = {"vivado": "sievit.boards.vivado", "trellis": "sievit.boards.trellis"}
 
 model_option = click.option(
     "--model",
@@ -276,6 +277,40 @@ def bitstream(
 @cli.command()
 @model_option
 @board_option
+@click.option("--of", default="zcu102", show_default=True, help="Board that BOARD=sim simulates.")
+@click.option("--host", default="", help="Zynq: the board, as ssh takes it: xilinx@pynq.")
+@click.option("--port", default="", help="ECP5: serial port of the board.")
+@click.option("--images", default=360, show_default=True, help="Test images to run.")
+@data_option
+def deploy(
+    model: str, board: str, of: str, host: str, port: str, images: int, data: Path | None
+) -> None:
+    """Bring a build to its board, run the test images there, compare every byte of the logits.
+
+    --board sim does the same against the simulated board.
+    """
+    from sievit.boards import board as boards
+    from sievit.boards import deploy as deploying
+
+    way = "sim" if board == "sim" else boards.load(board).deploy
+    if way == "manual":
+        raise boards.BoardError(f"board {board} is deployed by hand; see docs/boards.md")
+    made = make_build(model, of if board == "sim" else board, data, None)
+    if way == "sim":
+        found = deploying.simulate(made, images)
+    elif way == "pynq":
+        found = deploying.pynq(made, images, host)
+    else:
+        found = deploying.openfpgaloader(made, images, port)
+    CONSOLE.print(
+        f"{found['images']} images on {board}: every byte of the logits is equal; "
+        f"{found['cycles']:,} cycles, {found['seconds']:.2f} s"
+    )
+
+
+@cli.command()
+@model_option
+@board_option
 def report(model: str, board: str) -> None:
     """Print the report of a finished build."""
     from sievit.flow.build import load_result
@@ -378,6 +413,6 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         CONSOLE.print("interrupted; the same command goes on where it stopped")
         sys.exit(130)
-    except SievitError as error:
+    except (SievitError, DeviceError) as error:
         Console(stderr=True).print(f"sievit: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(1)

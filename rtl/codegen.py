@@ -294,13 +294,13 @@ def _write_memories(top: str, node: Node, folder: Path) -> dict[str, str]:
     return out
 
 
-def share_code(graph: Graph, folder: Path) -> str:
+def share_code(graph: Graph, folder: Path, instance: str = "") -> str:
     """The module that ``generate`` wrote into ``folder``, with names of memory images that depend
     on the instance (``%m``), so that large instances of one shape share the code of a simulator;
     see ``rtl/lib/memory.svh``.
 
     A slice of an image is read in the block ``gen_<name>[<number>]``, whose path ``%m`` is there:
-    its file gets a link of that name.
+    its file gets a link of that name. ``instance``: where the module stands, if it is not the top.
     """
     source = (folder / f"{graph.name}.sv").read_text()
     for node in graph.nodes:
@@ -315,4 +315,8 @@ def share_code(graph: Graph, folder: Path) -> str:
                 link = file.with_name(f"{prefix}.gen_{key}[{int(kind[-1], 16)}].{key}.{kind}")
                 link.unlink(missing_ok=True)
                 link.symlink_to(file.name)
+        for file in (folder / "mem").glob(f"{graph.name}.u_{node.name}.*") if instance else ():
+            link = file.with_name(instance + file.name.removeprefix(graph.name))
+            link.unlink(missing_ok=True)
+            link.symlink_to(file.name)
     return source

@@ -199,7 +199,7 @@ def build(
     part = Path(tempfile.mkdtemp(prefix="obj-", dir=build_dir))
     try:
         ports = part / "ports.vlt"
-        names = ["clk_i", "rst_ni", "*_axis_t*", "*_axis_*_t*"]
+        names = ["clk_i", "rst_ni", "*_axis_t*", "*_axis_*_t*", "s_axil_*"]
         ports.write_text(
             "`verilator_config\n"
             + "".join(f'public_flat_rw -module "{top}" -var "{n}"\n' for n in names)
@@ -467,14 +467,11 @@ def _port_case(prefix: str, port: Port, beats: list[bench.Beat] | None = None) -
     return bench.PortCase(prefix, port.lanes * port.itype.bits, beats or [])
 
 
-def _execute(
-    build_dir: Path,
-    top: str,
-    cases: list[bench.Case],
-    initial: int = 2,
-    plusargs: tuple[str, ...] = (),
-) -> tuple[list[bench.Result], str]:
-    """Results of the cases, and what the design printed over all of them."""
+def simulator(
+    build_dir: Path, top: str, module: str, folder: Path, seed: int = 0, initial: int = 2
+) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of the program that ``build`` made, driven by the cocotb tests of the
+    Python ``module``, whose verdict goes to ``folder/results.xml``. It runs in ``build_dir``."""
     import cocotb_tools.config as cocotb_config
     import find_libpython
 
@@ -484,29 +481,41 @@ def _execute(
     program = (build_dir / "obj" / top).resolve()
     if not program.exists():
         raise ToolError(str(program), "does not exist", "build it first")
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "PYGPI_PYTHON_BIN": sys.executable,
+        "GPI_USERS": f"{libpython};{cocotb_config.pygpi_entry_point()}",
+        "COCOTB_TOPLEVEL": top,
+        "COCOTB_TEST_MODULES": module,
+        "COCOTB_RESULTS_FILE": str(folder / "results.xml"),
+        "COCOTB_RANDOM_SEED": str(seed),
+        "COCOTB_LOG_LEVEL": "WARNING",
+        "COCOTB_TRUST_INERTIAL_WRITES": "1",
+        "TOPLEVEL_LANG": "verilog",
+    }
+    command = [
+        str(program), f"+verilator+rand+reset+{initial}",
+        f"+verilator+seed+{seed % 0x7FFFFFFE + 1}",
+    ]  # fmt: skip
+    return command, env
+
+
+def _execute(
+    build_dir: Path,
+    top: str,
+    cases: list[bench.Case],
+    initial: int = 2,
+    plusargs: tuple[str, ...] = (),
+) -> tuple[list[bench.Result], str]:
+    """Results of the cases, and what the design printed over all of them."""
     seed = cases[0].seed
     with tempfile.TemporaryDirectory(prefix="run-", dir=build_dir) as name:
         folder = Path(name).resolve()
         (folder / "case").write_bytes(pickle.dumps(cases))
-        env = {
-            **os.environ,
-            bench.CASE: str(folder / "case"),
-            bench.RESULT: str(folder / "result"),
-            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-            "PYGPI_PYTHON_BIN": sys.executable,
-            "GPI_USERS": f"{libpython};{cocotb_config.pygpi_entry_point()}",
-            "COCOTB_TOPLEVEL": top,
-            "COCOTB_TEST_MODULES": "sievit.sim.bench",
-            "COCOTB_RESULTS_FILE": str(folder / "results.xml"),
-            "COCOTB_RANDOM_SEED": str(seed),
-            "COCOTB_LOG_LEVEL": "WARNING",
-            "COCOTB_TRUST_INERTIAL_WRITES": "1",
-            "TOPLEVEL_LANG": "verilog",
-        }
-        command = [
-            str(program), f"+verilator+rand+reset+{initial}",
-            f"+verilator+seed+{seed % 0x7FFFFFFE + 1}", *plusargs,
-        ]  # fmt: skip
+        files = {bench.CASE: str(folder / "case"), bench.RESULT: str(folder / "result")}
+        command, env = simulator(build_dir, top, "sievit.sim.bench", folder, seed, initial)
+        command, env = [*command, *plusargs], {**env, **files}
         done = subprocess.run(command, env=env, cwd=build_dir, capture_output=True, text=True)
         log = (done.stdout + done.stderr).strip()[-4000:]
         results = _read_results(folder / "result")

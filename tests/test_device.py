@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from device_network import network
+
 from sievit.boards.device import DeviceError, Interface, Lanes
 from sievit.boards.interface import interface
 from sievit.quant.graph import Graph

@@ -16,7 +16,7 @@ module axi_shell #(
     input  logic                  clk_i,
     input  logic                  rst_ni,
     // registers
-    input  logic [           5:0] s_axil_awaddr,
+    input  logic [          11:0] s_axil_awaddr,
     input  logic                  s_axil_awvalid,
     output logic                  s_axil_awready,
     input  logic [          31:0] s_axil_wdata,
@@ -26,7 +26,7 @@ module axi_shell #(
     output logic [           1:0] s_axil_bresp,
     output logic                  s_axil_bvalid,
     input  logic                  s_axil_bready,
-    input  logic [           5:0] s_axil_araddr,
+    input  logic [          11:0] s_axil_araddr,
     input  logic                  s_axil_arvalid,
     output logic                  s_axil_arready,
     output logic [          31:0] s_axil_rdata,

@@ -20,7 +20,7 @@ module shell_regs #(
 ) (
     input  logic                 clk_i,
     input  logic                 rst_ni,
-    input  logic [          5:0] s_axil_awaddr,
+    input  logic [         11:0] s_axil_awaddr,
     input  logic                 s_axil_awvalid,
     output logic                 s_axil_awready,
     input  logic [         31:0] s_axil_wdata,
@@ -30,7 +30,7 @@ module shell_regs #(
     output logic [          1:0] s_axil_bresp,
     output logic                 s_axil_bvalid,
     input  logic                 s_axil_bready,
-    input  logic [          5:0] s_axil_araddr,
+    input  logic [         11:0] s_axil_araddr,
     input  logic                 s_axil_arvalid,
     output logic                 s_axil_arready,
     output logic [         31:0] s_axil_rdata,
@@ -64,7 +64,7 @@ module shell_regs #(
   assign whole = s_axil_wstrb == '1;
 
   // a batch that cannot be taken is an error, as its words would be taken for those of another one
-  assign announced = wr && whole && s_axil_awaddr == 6'h10;
+  assign announced = wr && whole && s_axil_awaddr == 12'h010;
   assign accepted = announced && enable_q && core_rst_nq && under_way_q != 8'(Batches) &&
       s_axil_wdata[CountBits-1:0] != '0 && (s_axil_wdata >> CountBits) == '0;
   assign overrun = announced && !accepted;
@@ -76,17 +76,17 @@ module shell_regs #(
     if (wr) s_axil_bresp <= whole ? OKAY : SLVERR;
     if (rd) begin
       unique case (s_axil_araddr)
-        6'h00: s_axil_rdata <= {16'h5356, 16'(Version)};
-        6'h04: s_axil_rdata <= Build;
-        6'h08: s_axil_rdata <= {30'd0, reset_q, enable_q};
-        6'h0C: s_axil_rdata <= {27'd0, errors_q};
-        6'h10: s_axil_rdata <= {24'd0, under_way_q};
-        6'h14: s_axil_rdata <= frames_q;
-        6'h18: s_axil_rdata <= cycles_q[31:0];
-        6'h1C: s_axil_rdata <= high_q;
+        12'h000: s_axil_rdata <= {16'h5356, 16'(Version)};
+        12'h004: s_axil_rdata <= Build;
+        12'h008: s_axil_rdata <= {30'd0, reset_q, enable_q};
+        12'h00C: s_axil_rdata <= {27'd0, errors_q};
+        12'h010: s_axil_rdata <= {24'd0, under_way_q};
+        12'h014: s_axil_rdata <= frames_q;
+        12'h018: s_axil_rdata <= cycles_q[31:0];
+        12'h01C: s_axil_rdata <= high_q;
         default: s_axil_rdata <= '0;
       endcase
-      if (s_axil_araddr == 6'h18) high_q <= cycles_q[63:32];
+      if (s_axil_araddr == 12'h018) high_q <= cycles_q[63:32];
     end
     if (!rst_ni) begin
       s_axil_bvalid <= 1'b0;
@@ -97,7 +97,7 @@ module shell_regs #(
     end else begin
       s_axil_bvalid <= wr || (s_axil_bvalid && !s_axil_bready);
       s_axil_rvalid <= rd || (s_axil_rvalid && !s_axil_rready);
-      if (wr && whole && s_axil_awaddr == 6'h08) {reset_q, enable_q} <= s_axil_wdata[1:0];
+      if (wr && whole && s_axil_awaddr == 12'h008) {reset_q, enable_q} <= s_axil_wdata[1:0];
       core_rst_nq <= !reset_q;
     end
   end
@@ -112,7 +112,7 @@ module shell_regs #(
       running_q <= 1'b0;
     end else begin
       errors_q <= {overrun, error_i} |
-          (errors_q & ~(wr && whole && s_axil_awaddr == 6'h0C ? s_axil_wdata[4:0] : 5'd0));
+          (errors_q & ~(wr && whole && s_axil_awaddr == 12'h00C ? s_axil_wdata[4:0] : 5'd0));
       under_way_q <= under_way_q + 8'(accepted) - 8'(batch_i);
       if (frame_i) begin
         frames_q <= frames_q + 1'b1;
