@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from sievit.boards.board import PINS, Board, BoardError
 from sievit.boards.device import Interface
-from sievit.boards.interface import interface
+from sievit.boards.interface import load_graph
 from sievit.quant.graph import Graph
 from sievit.quant.tools import ToolError
 from sievit.rtl import codegen, synth
@@ -58,7 +58,9 @@ class Part:
         """Raises BoardError for a part that is no ECP5."""
         found = re.fullmatch(r"LFE5(U|UM|UM5G)-(12|25|45|85)F-([678])(\w{2}\d{3})[CI]", board.part)
         if not found or found[4] not in PACKAGES:
-            raise BoardError(f"board {board.name}: part {board.part!r} is no ECP5 that nextpnr knows")
+            raise BoardError(
+                f"board {board.name}: part {board.part!r} is no ECP5 that nextpnr knows"
+            )
         device = f"{'' if found[1] == 'U' else found[1].lower() + '-'}{found[2]}k"
         return cls(device, int(found[3]), PACKAGES[found[4]])
 
@@ -356,10 +358,9 @@ def bitstream(build: Build, core: str = "rtl", seed: int = SEED) -> None:
     board, console, folder = build.board, build.console, build.folder / "trellis"
     part = Part.of(board)
     folder.mkdir(parents=True, exist_ok=True)
-    graph = Graph.load(build.folder / "graph")
-    face = interface(graph, build.folder / "graph")
-    name = f"{graph.name}"
-    bit = build.folder / f"{graph.name}.bit"
+    graph, face = load_graph(build.folder)
+    name = graph.name
+    bit = build.folder / f"{name}.bit"
     bit.unlink(missing_ok=True)
     with build.step("synthesis") as note:
         netlist = synthesise(graph, generate(graph, face, board, folder), folder, console)

@@ -311,6 +311,39 @@ def deploy(
 @cli.command()
 @model_option
 @board_option
+@data_option
+@click.option("--port", required=True, help="Serial port of the board, or sim: the simulated one.")
+@click.option(
+    "--image",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Picture to classify; again for more. Default: the test images.",
+)
+@click.option("--images", default=0, help="This many test images; default: all.")
+def run(
+    model: str, board: str, data: Path | None, port: str, files: tuple[Path, ...], images: int
+) -> None:
+    """Classify images on a board behind a serial port: accuracy and throughput."""
+    from sievit.flow import host
+
+    made = make_build(model, board, data, None)
+    found = host.run(made, port, files, images)
+    for file, name in zip(files, found.classes, strict=False):
+        CONSOLE.print(f"{file}: {name}")
+    count, clock = len(found.classes), made.board.clock_mhz
+    CONSOLE.print(
+        f"{count} images, all logits equal to the graph's; {count / found.seconds:.1f} images/s "
+        f"with the line, {found.cycles:,.0f} cycles each in the accelerator "
+        f"({found.cycles / clock:,.1f} µs at {clock:g} MHz); {found.repeated} requests repeated"
+    )
+    if found.accuracy is not None:
+        CONSOLE.print(f"accuracy {100 * found.accuracy:.2f} %")
+
+
+@cli.command()
+@model_option
+@board_option
 def report(model: str, board: str) -> None:
     """Print the report of a finished build."""
     from sievit.flow.build import load_result

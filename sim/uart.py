@@ -12,8 +12,9 @@ import pyosys
 
 from sievit.boards import trellis, uart
 from sievit.boards.device import DeviceError, Interface
-from sievit.boards.interface import interface
+from sievit.boards.interface import load_graph
 from sievit.quant.graph import Graph
+from sievit.rtl import codegen
 from sievit.sim import runner
 
 MAIN = Path(__file__).resolve().parent / "uart_pins.cpp"
@@ -69,18 +70,14 @@ class SimulatedLine:
         self.process.wait()
 
 
-def face_of(graph_folder: Path) -> Interface:
-    """Interface of a saved graph."""
-    return interface(Graph.load(graph_folder), graph_folder)
-
-
-def build(graph: Graph, graph_folder: Path, folder: Path, clocks: int = CLOCKS) -> Path:
-    """Compile the accelerator of a saved graph behind its serial line; returns the program."""
-    source = runner.codegen.generate(graph, folder)
-    face = interface(graph, graph_folder)
-    device = folder / "sim" / f"{graph.name}_device.sv"
+def build(graph: Graph, face: Interface, folder: Path, clocks: int = CLOCKS) -> Path:
+    """Compile an accelerator behind its serial line; returns the program."""
+    name = f"{graph.name}_device"
+    codegen.generate(graph, folder)
+    own, device = folder / "sim" / f"{graph.name}.sv", folder / "sim" / f"{name}.sv"
+    runner.write_text(own, codegen.share_code(graph, folder, f"{name}.u_accelerator"))
     runner.write_text(device, trellis.device(graph, face, clocks))
-    return runner.build(f"{graph.name}_device", [source, device], {}, folder, main=MAIN)
+    return runner.build(name, [own, device], {}, folder, main=MAIN)
 
 
 def build_netlist(netlist: Path, top: str, folder: Path) -> Path:
@@ -91,13 +88,17 @@ def build_netlist(netlist: Path, top: str, folder: Path) -> Path:
     return runner.build(top, sources, {}, folder, main=MAIN, options=options)
 
 
-def simulate(graph_folder: Path, folder: Path, clocks: int = CLOCKS) -> uart.UartDevice:
-    """The device of a saved graph, simulated; what it is built of lies in ``folder``."""
-    graph, face = Graph.load(graph_folder), face_of(graph_folder)
-    line = SimulatedLine(build(graph, graph_folder, folder, clocks), folder, clocks)
+def simulate(build_dir: Path) -> uart.UartDevice:
+    """The device of a build, simulated; compiled into ``build_dir/uart`` on first use."""
+    graph, face = load_graph(build_dir)
+    folder = build_dir / "uart"
+    folder.mkdir(exist_ok=True)
+    with runner.locked(folder):
+        program = build(graph, face, folder)
+    line = SimulatedLine(program, folder)
     # nobody keeps characters back here
     seconds = uart.answer_time(face, line.baud) - 2 * uart.DELAY
-    seconds += 4 * runner.watchdog(graph) / clocks / line.baud
+    seconds += 4 * runner.watchdog(graph) / CLOCKS / line.baud
     try:
         return uart.UartDevice(face, line, seconds)
     except DeviceError:

@@ -152,9 +152,11 @@ def test_shell(name: str, tmp_path: Path) -> None:
             assert f'LOCATE COMP "{port}" SITE "{board.pins[port]}";' in lpf
             assert f'IOBUF PORT "{port}" IO_TYPE={board.io_type}' in lpf
         assert f'FREQUENCY PORT "clk" {board.oscillator_mhz:g} MHZ;' in lpf
-        assert lpf.count("LOCATE") == len(ports) and f"({trellis.clocks_per_bit(board)})" in (
-            folder / f"{graph.name}_device.sv"
-        ).read_text()
+        assert (
+            lpf.count("LOCATE") == len(ports)
+            and f"({trellis.clocks_per_bit(board)})"
+            in (folder / f"{graph.name}_device.sv").read_text()
+        )
 
 
 def test_an_exclusion_has_category_and_reason(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from device_network import network
+
 from sievit.boards import trellis
 from sievit.boards.board import BoardError, load
+from sievit.boards.interface import interface
 from sievit.boards.uart import UartDevice
 from sievit.quant.execute import execute
 from sievit.quant.params import Stream
@@ -60,11 +61,6 @@ def test_bit_rate() -> None:
         trellis.clocks_per_bit(replace(BOARD, clock_mhz=25, baud=3_500_000))
 
 
-def small(built: trellis.Graph, folder: Path) -> trellis.Interface:
-    built.save(folder / "graph")
-    return pins.face_of(folder / "graph")
-
-
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trellis.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ToolError, match=r'is not installed; run: pip install -e "\.\[ecp5\]"'):
@@ -83,7 +79,8 @@ def test_netlist_of_core_and_shell_equals_the_rtl(tmp_path: Path, seed: int) -> 
     """The device, an accelerator of four cores behind its serial shell, as a netlist of the ECP5
     cells that yosys has models of (no DP16KD, no MULT18X18D), at the same pins."""
     graph, folder = network(), tmp_path / "rtl"
-    face = small(graph, tmp_path)
+    graph.save(tmp_path / "graph")
+    face = interface(graph, tmp_path / "graph")
     board = replace(BOARD, clock_mhz=8, oscillator_mhz=8)
     sources = [s.resolve() for s in trellis.generate(graph, face, board, folder)]
     read = synth.read_design(f"{graph.name}_device", sources)
@@ -109,7 +106,7 @@ def test_netlist_of_core_and_shell_equals_the_rtl(tmp_path: Path, seed: int) -> 
         cells_say = (got.tolist(), device.cycles, device.status())
     finally:
         line.close()
-    line = pins.SimulatedLine(pins.build(graph, tmp_path / "graph", folder), folder)
+    line = pins.SimulatedLine(pins.build(graph, face, folder), folder)
     try:
         device = UartDevice(face, line, 0.004)
         got = face.decode(device.run(face.encode(x.numpy())))

@@ -6,16 +6,17 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
 from device_network import network
+
 from sievit.boards import uart
-from sievit.boards.device import DeviceError
+from sievit.boards.device import DeviceError, Interface
+from sievit.boards.interface import interface
 from sievit.boards.uart import Packets, UartDevice, packet
 from sievit.quant.execute import execute
 from sievit.quant.params import Stream
@@ -42,24 +43,33 @@ class FaultyLine(pins.SimulatedLine):
         return self.back(data) if self.back else data
 
 
+@dataclass(frozen=True)
+class Built:
+    """The program that simulates the device, what the host knows of it, and where it runs."""
+
+    program: Path
+    face: Interface
+    folder: Path
+
+
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Folder of the graph, and the program that simulates its device."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder, graph = tmp_path_factory.mktemp("uart"), network()
     graph.save(folder / "graph")
-    return folder / "graph", pins.build(graph, folder / "graph", folder / "rtl")
+    face = interface(graph, folder / "graph")
+    return Built(pins.build(graph, face, folder), face, folder)
 
 
 @pytest.fixture
-def line(built: tuple[Path, Path]) -> Iterator[FaultyLine]:
-    line = FaultyLine(built[1], built[0].parent / "rtl")
+def line(built: Built) -> Iterator[FaultyLine]:
+    line = FaultyLine(built.program, built.folder)
     yield line
     line.close()
 
 
 @pytest.fixture
-def device(built: tuple[Path, Path], line: FaultyLine) -> UartDevice:
-    return UartDevice(pins.face_of(built[0]), line, TIMEOUT)
+def device(built: Built, line: FaultyLine) -> UartDevice:
+    return UartDevice(built.face, line, TIMEOUT)
 
 
 def images(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -199,9 +209,9 @@ def test_host_that_does_not_read(line: FaultyLine, device: UartDevice, seed: int
     assert (logits(device, x) == want).all()
 
 
-def test_more_images_than_there_is_room_for(built: tuple[Path, Path], line: FaultyLine) -> None:
+def test_more_images_than_there_is_room_for(built: Built, line: FaultyLine) -> None:
     """A host without a window: what finds no room is refused, what is accepted is right."""
-    device = UartDevice(pins.face_of(built[0]), line, TIMEOUT)
+    device = UartDevice(built.face, line, TIMEOUT)
     assert device.window == 4
     x, want = images(5, 30)
     frames = device.interface.encode(x)
@@ -223,10 +233,10 @@ def test_more_images_than_there_is_room_for(built: tuple[Path, Path], line: Faul
     assert (logits(device, x) == want).all()
 
 
-def test_two_hosts_on_one_line(built: tuple[Path, Path], line: FaultyLine, seed: int) -> None:
+def test_two_hosts_on_one_line(built: Built, line: FaultyLine, seed: int) -> None:
     """The characters of both are mixed; each of them reads what is meant for the other, too."""
     rng = random.Random(seed)
-    face = pins.face_of(built[0])
+    face = built.face
     x, want = images(seed, 12)
     others = [packet(uart.IMAGE, t, f) for t, f in enumerate(face.encode(images(seed + 1, 9)[0]))]
     device = UartDevice(face, line, TIMEOUT)
@@ -265,11 +275,9 @@ def test_reset_while_images_are_under_way(line: FaultyLine, device: UartDevice) 
     assert (logits(device, x) == want).all()
 
 
-def test_other_builds_and_silent_lines_are_refused(
-    built: tuple[Path, Path], line: FaultyLine
-) -> None:
-    face = pins.face_of(built[0])
-    with pytest.raises(DeviceError, match="the board holds build .* not 12345678 of device_net"):
+def test_other_builds_and_silent_lines_are_refused(built: Built, line: FaultyLine) -> None:
+    face = built.face
+    with pytest.raises(DeviceError, match=r"the board holds build .* not 12345678 of device_net"):
         UartDevice(replace(face, build="12345678" + "0" * 56), line, TIMEOUT)
     line.back = lambda data: b""
     with pytest.raises(DeviceError, match="no undamaged answer to 4 requests"):
