@@ -373,8 +373,8 @@ def bitstream(build: Build, core: str = "rtl", seed: int = SEED) -> None:
     _report(build, found)
     if not timing["met"]:
         raise TimingError(
-            f"{board.name}: {timing['fmax_mhz']} MHz of {board.clock_mhz:g} MHz reached: no bitstream; "
-            f"try --seed {seed + 1} or a lower clock_mhz in {board.name}.toml"
+            f"{board.name}: {timing['fmax_mhz']} MHz of {board.clock_mhz:g} MHz reached, so there is "
+            f"no bitstream; try SEED={seed + 1} or a lower clock_mhz in {board.name}.toml"
         )
     with build.step("bitstream") as note:
         pack(config, bit, console)

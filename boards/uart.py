@@ -121,7 +121,7 @@ class UartDevice:
     """A board, or its simulation, at the end of a serial line: ``Device``.
 
     Attributes:
-        cycles: of the images of the last ``run``, each from its first input beat to its last logits.
+        cycles: of each image of the last ``run``, from its first input beat to its last logits.
         repeated: requests that had to be sent again so far.
     """
 

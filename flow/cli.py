@@ -260,18 +260,22 @@ def sim(
     show_default=True,
     help="The accelerator: generated RTL, or the IP of Vitis HLS (Vivado boards).",
 )
+@click.option("--seed", default=0, help="Of the placement, ECP5 boards; default: 1.")
 def bitstream(
-    model: str, board: str, data: Path | None, checkpoint: Path | None, core: str
+    model: str, board: str, data: Path | None, checkpoint: Path | None, core: str, seed: int
 ) -> None:
     """Make the bitstream of a model for a board, or everything up to the vendor tool's call."""
     from sievit.boards import board as boards
 
-    toolchain = importlib.import_module(TOOLCHAINS[boards.load(board).toolchain])
+    kind = boards.load(board).toolchain
+    if seed and kind != "trellis":
+        raise click.UsageError(f"--seed is for nextpnr; {board} is built by {kind}")
+    toolchain = importlib.import_module(TOOLCHAINS[kind])
     made = make_build(model, board, data, checkpoint)
     if not (made.folder / "graph" / "manifest.json").is_file():
         made.run(proof=False)
         CONSOLE.print(f"compiled without proof; to prove it: sievit build --board {board}")
-    toolchain.bitstream(made, core)
+    toolchain.bitstream(made, core, **({"seed": seed} if seed else {}))
 
 
 @cli.command()

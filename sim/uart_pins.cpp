@@ -71,7 +71,8 @@ int main(int argc, char **argv) {
   context->commandArgs(argc, argv);
   if (argc < 2) return 2;
   Line line{atoi(argv[1])};
-  const std::unique_ptr<Vtop> top{new Vtop{context.get()}};
+  // without a name, as cocotb has it: paths of instances begin with the top module
+  const std::unique_ptr<Vtop> top{new Vtop{context.get(), ""}};
 
   auto cycle = [&](int reset_n) {
     top->clk_i = 0;
