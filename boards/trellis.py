@@ -2,7 +2,7 @@
 """Bitstreams of ECP5 boards from open tools: yosys, nextpnr-ecp5 and ecppack (Project Trellis).
 
 The top module is generated from the board's data: pins, PLL, reset, and between the serial line and
-the accelerator ``rtl/shell/uart_shell``. Everything comes from packages of pip; see docs/boards.md.
+the accelerator ``rtl/shell/uart_shell``. Everything comes from packages of pip; see docs/ecp5.md.
 """
 
 from __future__ import annotations
@@ -373,7 +373,7 @@ def bitstream(build: Build, core: str = "rtl", seed: int = SEED) -> None:
     _report(build, found)
     if not timing["met"]:
         raise TimingError(
-            f"{board.name}: {timing['fmax_mhz']} MHz of {board.clock_mhz:g} MHz reached, so there is "
+            f"{board.name}: {timing['fmax_mhz']} MHz of {board.clock_mhz:g} MHz reached: there is "
             f"no bitstream; try SEED={seed + 1} or a lower clock_mhz in {board.name}.toml"
         )
     with build.step("bitstream") as note:

@@ -8,16 +8,23 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from device_network import network
+from PIL import Image
 
 from sievit.boards import uart
+from sievit.boards.board import load
 from sievit.boards.device import DeviceError, Interface
 from sievit.boards.interface import interface
 from sievit.boards.uart import Packets, UartDevice, packet
+from sievit.flow import host
+from sievit.models import data as datasets
+from sievit.quant.errors import SievitError
 from sievit.quant.execute import execute
 from sievit.quant.params import Stream
 from sievit.sim import uart as pins
@@ -57,12 +64,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder, graph = tmp_path_factory.mktemp("uart"), network()
     graph.save(folder / "graph")
     face = interface(graph, folder / "graph")
-    return Built(pins.build(graph, face, folder), face, folder)
+    face.save(folder)
+    return Built(pins.build(graph, face, folder / "uart"), face, folder)
 
 
 @pytest.fixture
 def line(built: Built) -> Iterator[FaultyLine]:
-    line = FaultyLine(built.program, built.folder)
+    line = FaultyLine(built.program, built.folder / "uart")
     yield line
     line.close()
 
@@ -285,6 +293,41 @@ def test_other_builds_and_silent_lines_are_refused(built: Built, line: FaultyLin
     line.back = None
     with pytest.raises(DeviceError, match="image 0 has 1 bytes instead of"):
         UartDevice(face, line, TIMEOUT).run([b"\0"])
+
+
+def test_run_compares_with_the_graph(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``sievit run``, on the same device by the same road."""
+    x, _ = images(2, 5)
+    frames = Stream.full(torch.from_numpy(x))
+    made: Any = SimpleNamespace(
+        board=load("ulx3s_85f"), folder=built.folder, name="device_net", frames=lambda: frames
+    )
+    found = host.run(made, "sim", most=3)
+    assert (len(found.classes), found.accuracy, found.mismatches) == (3, None, 0)
+    assert found.cycles > 30 and found.repeated == 0 and found.seconds > 0
+    with pytest.raises(SievitError, match="imported as integers: it takes no pictures"):
+        host.run(made, "sim", [Path("seven.png")])
+    with pytest.raises(SievitError, match="board zcu102 has no serial line"):
+        host.run(SimpleNamespace(**{**vars(made), "board": load("zcu102")}), "sim")  # type: ignore[arg-type]
+    decode = Interface.decode
+    monkeypatch.setattr(Interface, "decode", lambda face, got: decode(face, got) + 1)
+    with pytest.raises(SievitError, match="5 of 5 images differ from the graph"):
+        host.run(made, "sim")
+
+
+def test_pictures_become_those_of_the_data_set(tmp_path: Path) -> None:
+    data = datasets.load("digits")
+    digit = data.test_images[3, 0].numpy()
+    grey = np.rint(digit * (255 / data.levels)).astype(np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    large = np.kron(grey, np.ones((4, 4), np.uint8))
+    Image.fromarray(large).convert("RGB").save(tmp_path / "large.png")
+    found = datasets.pictures([tmp_path / "grey.png", tmp_path / "large.png"], data)
+    assert found.shape == (2, 1, 8, 8) and (found[0, 0].numpy() == digit).all()
+    assert abs(found[1, 0].numpy().astype(int) - digit).max() <= 6
+    (tmp_path / "text.png").write_text("7")
+    with pytest.raises(datasets.DataError, match=r"text.png: damaged picture"):
+        datasets.pictures([tmp_path / "text.png"], data)
 
 
 def test_packets_survive_every_split(seed: int) -> None:
