@@ -26,7 +26,7 @@ _DEVICES = {
 #: LUTs of the family for one of the cost model, which counts those of UltraScale+. ECP5 has LUTs of
 #: four inputs, holds 16 words of LUT RAM in six of them, and its DSP blocks have neither the adder
 #: before nor the one behind the multiplier: docs/ecp5.md says how it was measured.
-_LUTS = {"ecp5": 1.75}
+_LUTS = {"ecp5": 2.0}
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "family": tuple(_DEVICES),
