@@ -21,6 +21,9 @@ FILE = "interface.json"
 
 Ints = NDArray[np.int64]
 
+#: images that are encoded or decoded at a time
+CHUNK = 256
+
 
 class DeviceError(Exception):
     """The accelerator, or the link to it, did not do what was asked: what, and what to do."""
@@ -111,7 +114,10 @@ class Interface:
                 f"images of shape {images.shape}; {self.model} takes [images, tokens, channels] "
                 f"with {want[0]} tokens of {want[1]} channels"
             )
-        return [self.input.encode(image) for image in images.astype(np.int64)]
+        x = images.reshape(-1, self.input.channels).astype(np.int64)
+        step = self.tokens * CHUNK  # as the integers' bits take much room
+        data = b"".join(self.input.encode(x[i : i + step]) for i in range(0, len(x), step))
+        return [data[i : i + self.frame_bytes] for i in range(0, len(data), self.frame_bytes)]
 
     def decode(self, frames: Sequence[bytes]) -> Ints:
         """Logits ``[images, classes]``. Raises DeviceError for frames of another length."""
@@ -120,8 +126,11 @@ class Interface:
                 raise DeviceError(
                     f"result {i} has {len(frame)} bytes instead of {self.result_bytes}"
                 )
-        rows = [self.output.decode(frame)[0] for frame in frames]
-        return np.stack(rows) if rows else np.zeros((0, self.output.channels), np.int64)
+        parts = [
+            self.output.decode(b"".join(frames[i : i + CHUNK]))
+            for i in range(0, len(frames), CHUNK)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, self.output.channels), np.int64)
 
     def save(self, folder: Path) -> None:
         text = json.dumps(dataclasses.asdict(self), indent=1)
@@ -133,7 +142,7 @@ class Interface:
         path = folder / FILE
         try:
             values: dict[str, Any] = json.loads(path.read_text())
-            ports = {k: Lanes(**values.pop(k)) for k in ("input", "output")}
+            ports: dict[str, Any] = {k: Lanes(**values.pop(k)) for k in ("input", "output")}
             return cls(**values, **ports)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DeviceError(f"{path}: {error}; build again: sievit build") from error

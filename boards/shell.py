@@ -35,6 +35,9 @@ MEANING = {
 MOST_FRAMES = (1 << 16) - 1
 #: bytes of the widest DMA word
 MOST_BYTES = 128
+#: bytes of a transfer, unless a frame has more: a board has four such buffers, in memory that is
+#: scarce, since it is contiguous
+TRANSFER = 1 << 22
 
 Bytes = NDArray[np.uint8]
 
@@ -90,13 +93,18 @@ class ShellDevice:
     build that ``interface`` describes.
 
     Args:
-        batch: frames of one transfer; while one is computed, the next one is sent.
+        batch: frames of one transfer at most; while one is computed, the next one is sent.
     """
 
     def __init__(self, interface: Interface, link: Link, batch: int = 1024) -> None:
         if not 0 < batch <= MOST_FRAMES:
             raise DeviceError(f"batch = {batch} is not in 1..{MOST_FRAMES}")
-        self.interface, self.link, self.batch = interface, link, batch
+        self.interface, self.link = interface, link
+        sizes = (
+            interface.tokens * interface.input.beats * word_bytes(interface.input),
+            interface.output.beats * word_bytes(interface.output),
+        )
+        self.batch = max(1, min(batch, TRANSFER // max(sizes)))
         found = self.status_registers()
         if found[0] >> 16 != MAGIC:
             raise DeviceError(f"no accelerator of sievit: register VERSION holds {found[0]:#010x}")

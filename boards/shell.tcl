@@ -125,8 +125,8 @@ cell dma xilinx.com:ip:axi_dma CONFIG.c_include_sg 0 CONFIG.c_sg_include_stscntr
   CONFIG.c_mm2s_burst_size 16 CONFIG.c_s2mm_burst_size 16
 cell control xilinx.com:ip:smartconnect CONFIG.NUM_SI 1 CONFIG.NUM_MI [expr {2 + $hls}] CONFIG.NUM_CLKS 2
 cell memory xilinx.com:ip:smartconnect CONFIG.NUM_SI 2 CONFIG.NUM_MI 1 CONFIG.NUM_CLKS 1
-cell to_accelerator xilinx.com:ip:axis_data_fifo CONFIG.IS_ACLK_ASYNC 1 CONFIG.FIFO_DEPTH 1024
-cell from_accelerator xilinx.com:ip:axis_data_fifo CONFIG.IS_ACLK_ASYNC 1 CONFIG.FIFO_DEPTH 1024
+cell to_accelerator xilinx.com:ip:axis_data_fifo CONFIG.IS_ACLK_ASYNC 1 CONFIG.FIFO_DEPTH 512
+cell from_accelerator xilinx.com:ip:axis_data_fifo CONFIG.IS_ACLK_ASYNC 1 CONFIG.FIFO_DEPTH 512
 cell accelerator sievit:sievit:accelerator:1.0
 
 wire ps/[dict get $ps clock] clock/clk_in1 bus_reset/slowest_sync_clk control/aclk memory/aclk \

@@ -30,11 +30,11 @@ def source(interface: Interface, core: str = "rtl") -> str:
     """Verilog of the top. ``core`` = rtl: the accelerator inside; hls: its streams are ports, whole
     bytes wide. ``core_rst_no`` resets what stands behind it, too. Raises SievitError for a beat
     wider than a DMA word can be."""
-    for what, port in (("input", interface.input), ("output", interface.output)):
-        if word_bytes(port) > MOST_BYTES:
+    for what, lanes in (("input", interface.input), ("output", interface.output)):
+        if word_bytes(lanes) > MOST_BYTES:
             raise SievitError(
-                f"{interface.model}: a beat of the {what} has {port.lanes * port.bits} bits, a DMA "
-                f"word {8 * MOST_BYTES} at most; fold it with fewer lanes"
+                f"{interface.model}: a beat of the {what} has {lanes.lanes * lanes.bits} bits, "
+                f"a DMA word {8 * MOST_BYTES} at most; fold it with fewer lanes"
             )
     inside = core == "rtl"
     bits = {

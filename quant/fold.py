@@ -9,7 +9,7 @@ largest saving per block first, until blocks and LUTs are loaded alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from math import lcm
 from typing import Any
@@ -75,7 +75,9 @@ def choices(
 
 
 #: what a share of the RAM blocks is worth, in shares of the LUTs: range, and steps of the search
-RAM_PRICES, RAM_STEPS = (0.05, 12.8), 5
+RAM_PRICES, RAM_STEPS = (0.05, 12.8), 6
+#: between the intervals that the search tries first; load that no price of RAM will cure
+STRIDE, HOPELESS = 1.25, 1.5
 
 
 def fold(
@@ -95,7 +97,7 @@ def fold(
         ii: stop at that initiation interval instead of the smallest that fits.
         device: what its blocks can do; UltraScale+ if omitted.
 
-    Raises BudgetError if even the smallest design does not fit.
+    Raises BudgetError if no design fits.
     """
     options: dict[str, list[Choice]] = {}
     menus: dict[str, _Menu] = {}
@@ -123,7 +125,7 @@ def fold(
             design = _apply(graph, _choose(menus, target, price, budget, rest), lengths)
             used = total(design)
             found.append((_load(used, budget), design))
-            if found[-1][0] <= 1:
+            if found[-1][0] <= 1 or min(f[0] for f in found) > HOPELESS:
                 break
             # until RAM and LUTs are loaded alike
             rams = replace(used, lut=0, ff=0, dsp=0)
@@ -133,10 +135,17 @@ def fold(
                 dear = price
         return min(found, key=lambda f: f[0])
 
-    low, high = 0, len(targets) - 1
-    load, design = best(targets[high])
-    if load > 1:
-        raise BudgetError(_excess(total(design), budget))
+    # A slower design is not always a smaller one: FIFOs hold what comes during an interval, and
+    # deep memories fill RAM blocks better. So the targets are walked from the fastest on.
+    low, tried = 0, []
+    for high in _walk(targets):
+        tried.append(best(targets[high]))
+        if tried[-1][0] <= 1:
+            break
+        low = high + 1
+    else:
+        raise BudgetError(_excess(total(min(tried, key=lambda f: f[0])[1]), budget))
+    design = tried[-1][1]
     while low < high:
         middle = (low + high) // 2
         load, candidate = best(targets[middle])
@@ -146,6 +155,15 @@ def fold(
             low = middle + 1
     design.check()
     return design
+
+
+def _walk(targets: list[float]) -> Iterator[int]:
+    """Indices of ascending targets, in strides of a quarter, and the last one."""
+    last = -1
+    for i, target in enumerate(targets):
+        if i == len(targets) - 1 or last < 0 or target >= STRIDE * targets[last]:
+            last = i
+            yield i
 
 
 class _Menu:
@@ -581,7 +599,7 @@ def _excess(used: Resources, budget: Resources) -> str:
         if u > b:
             lines.append(f"{f.name} {u:.0f} of {b:.0f} ({u - b:.0f} too many)")
     return (
-        "even the smallest design does not fit: "
+        "no design fits; the nearest one asks for "
         + ", ".join(lines)
         + "; choose a larger board or a smaller model"
     )

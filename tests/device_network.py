@@ -32,3 +32,13 @@ def network(seed: int = 5) -> Graph:
     graph = Graph("device_net", Port("s_axis", 6, 2, T10), TOKENS, 0, nodes)
     graph.check()
     return graph
+
+
+def smallest(bits: int = 8) -> Graph:
+    """A table of one channel: frames and results of one beat."""
+    core = load_core("lookup_table")
+    t = IntType(bits, False)
+    params = core.params(channels=1, simd=1, max_tokens=1, in_type=t, out_type=t)
+    constants, _ = core.stimuli(torch.Generator().manual_seed(bits), params, 2)
+    nodes = [Node("table", "lookup_table", params, constants, ("input",))]
+    return Graph("smallest_net", Port("s_axis", 1, 1, t), 1, 0, nodes)

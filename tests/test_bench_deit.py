@@ -94,7 +94,7 @@ def test_a_variant_that_does_not_fit_is_a_row(tmp_path: Path, seed: int) -> None
     made = Bench.make(tmp_path, seed, tokens=9, channels=16 * 3, hidden=48, blocks=4)
     records = made.run(board=dataclasses.replace(BOARD, lut=9_000), only=("4_16_pruned",))
     assert made.row("deit_tiny_4_16_pruned")[1] == "does not fit"
-    assert "`deit_tiny_4_16_pruned`: even the smallest design does not fit: lut " in made.text
+    assert "`deit_tiny_4_16_pruned`: no design fits; the nearest one asks for lut " in made.text
     assert records["4_16_pruned"]["aim"]["ii"] <= bench.AIM
     assert "### deit_tiny_4_16_pruned, II 30,000 or less, any size" in made.text
     assert "<svg" in (tmp_path / "deit.svg").read_text()

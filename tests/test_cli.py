@@ -20,6 +20,7 @@ from sievit.quant.params import core_names
 
 COMMANDS = (
     "train", "import", "export", "build", "sim", "report", "bench-deit", "boards", "cores", "core",
+    "bitstream", "deploy",
 )  # fmt: skip
 PROGRAM = Path(sys.executable).parent / "sievit"
 
@@ -175,3 +176,9 @@ def test_speed_that_no_folding_reaches(tiny: Tiny, tmp_path: Path) -> None:
                    leaves=("model.onnx", "model.stamp"))  # fmt: skip
     assert "images/s need an II of 0 cycles" in text
     assert "lower --fps or choose a larger board" in text
+
+
+def test_deploy_and_bitstream_refuse(tmp_path: Path) -> None:
+    text = refused("deploy", "--board", "vck190", cwd=tmp_path)
+    assert "board vck190 is deployed by hand" in text
+    assert "no board 'moon'" in refused("bitstream", "--board", "moon", cwd=tmp_path)

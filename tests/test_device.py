@@ -12,7 +12,7 @@ import pytest
 import torch
 from device_network import network
 
-from sievit.boards.device import DeviceError, Interface, Lanes
+from sievit.boards.device import CHUNK, DeviceError, Interface, Lanes
 from sievit.boards.interface import interface
 from sievit.quant.graph import Graph
 from sievit.quant.itype import IntType
@@ -65,3 +65,15 @@ def test_interface_of_a_graph(tmp_path: Path) -> None:
     (tmp_path / "interface.json").write_text("{")
     with pytest.raises(DeviceError, match="build again"):
         Interface.load(tmp_path)
+
+
+def test_many_images(seed: int) -> None:
+    """In pieces as well as at once."""
+    port, out = Lanes(6, 2, 10, True), Lanes(10, 2, 11, True)
+    face = Interface("net", "0" * 64, 5, port, out)
+    rng = np.random.default_rng(seed)
+    images = rng.integers(-512, 512, (2 * CHUNK + 3, 5, 6))
+    assert face.encode(images) == [port.encode(image) for image in images]
+    logits = rng.integers(-1024, 1024, (2 * CHUNK + 3, 10))
+    assert (face.decode([out.encode(row[None]) for row in logits]) == logits).all()
+    assert face.encode(images[:0]) == [] and face.decode([]).shape == (0, 10)

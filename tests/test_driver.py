@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import stand_in_pynq
 import torch
-from device_network import TOKENS, network
+from device_network import TOKENS, network, smallest
 
 from sievit.boards import overlay, shell
 from sievit.boards.device import DeviceError, Ints
@@ -28,6 +28,7 @@ from sievit.quant.params import Stream
 from sievit.sim.bench import STALLS
 from sievit.sim.device import SimulatedLink, simulated
 from sievit.sim.harness import build_root
+from sievit.sim.runner import lint
 
 
 def golden(graph: Graph, x: Ints) -> Ints:
@@ -119,6 +120,15 @@ def test_batches_do_not_wait_for_each_other(built: Path, device: ShellDevice) ->
     assert cycles[0] < 1.05 * cycles[1]
 
 
+def test_large_frames_make_small_batches(device: ShellDevice) -> None:
+    frame = replace(device.interface, tokens=1 << 17)  # 1.5 MB
+    with pytest.raises(DeviceError, match="not in 1"):
+        ShellDevice(frame, device.link, 0)
+    assert ShellDevice(frame, device.link).batch == 2
+    assert ShellDevice(replace(frame, tokens=1 << 20), device.link).batch == 1
+    assert ShellDevice(device.interface, device.link, 5).batch == 5
+
+
 def test_wrong_images_are_refused(device: ShellDevice, images: Ints) -> None:
     acc = Accelerator(device)
     with pytest.raises(DeviceError, match=r"input .*512 is not in -512\.\.511"):
@@ -128,6 +138,38 @@ def test_wrong_images_are_refused(device: ShellDevice, images: Ints) -> None:
     with pytest.raises(DeviceError, match="5 tokens of 6 channels"):
         acc.predict(images[:, :4])
     assert acc.status().frames == 0
+
+
+def test_frames_of_one_beat(worker_id: str, seed: int) -> None:
+    """A beat fills its word, and is a frame; so is a result."""
+    folder, graph = build_root() / f"smallest-{worker_id}", smallest()
+    shutil.rmtree(folder / "graph", ignore_errors=True)
+    graph.save(folder / "graph")
+    interface(graph, folder / "graph").save(folder)
+    x = np.random.default_rng(seed).integers(0, 256, (300, 1, 1))
+    want = execute(graph, Stream.full(torch.from_numpy(x)))["table"].data[:, 0].numpy()
+    device = simulated(folder, batch=37)
+    with Accelerator(device) as acc:
+        assert word_bytes(acc.interface.input) == 1
+        for stall in ("none", "both", "bursts"):
+            link(device).call("stall", stall, seed)
+            assert (acc.predict(x) == want).all()
+        whole = link(device)
+        for words, flag in ((b"\1\2", "oversize"), (b"\1", "truncated")):
+            device.reset()
+            whole.write(shell.BATCH, 1 if flag == "oversize" else 2)
+            whole.receive(2)
+            whole.call("send", words, True, None)
+            whole.wait_received()
+            assert device.errors() == (flag,)
+        device.reset()
+        assert (acc.predict(x) == want).all()
+
+
+@pytest.mark.parametrize("bits", [1, 8, 9, 33, 1024])
+def test_shell_of_any_width(bits: int) -> None:
+    sizes = {"InBits": bits, "OutBits": 1025 - bits, "FrameBeats": bits, "ResultBeats": 1}
+    lint("axi_shell", None, sizes)
 
 
 # -- faults --------------------------------------------------------------------------------------

@@ -348,4 +348,31 @@ _SELECT = Harness(
     ),
 )  # fmt: skip
 
-HARNESSES = (_SKID, _FIFO, _FORK, _JOIN, _WIDTH, _SELECT)
+_GUARD = Harness(
+    "frame_guard",
+    sets=({"FrameBeats": 3}, {"FrameBeats": 1}, {"FrameBeats": 4, "BeatBits": 8},
+          {"FrameBeats": 2, "BeatBits": 9, "WordBytes": 2}),
+    faults=(
+        Fault(("a_stays",), "state_q == Pad || (", "state_q == Pad && !m_axis_tready || ("),
+        Fault(("a_stable", "a_content"), "state_q == Pad ? '0 : s_axis_tdata[BeatBits-1:0]",
+              "m_axis_tready ? '0 : s_axis_tdata[BeatBits-1:0]"),
+        Fault(("a_idle", "a_announced"), "state_q <= Idle;\n      beat_q",
+              "state_q <= Pad;\n      beat_q"),
+        Fault(("a_whole",), "m_axis_tlast = frame_end", "m_axis_tlast = batch_end"),
+        Fault(("a_whole",), "m_axis_tlast = frame_end", "m_axis_tlast = s_axis_tlast"),
+        Fault(("a_all",), "else if (sent && s_axis_tlast) state_d = Pad;",
+              "else if (sent && s_axis_tlast) state_d = Idle;"),
+        Fault(("a_boundary",), "s_axis_tlast ? Idle : Drain", "Idle"),
+        Fault(("a_announced",), "Pad: if (sent && batch_end) state_d = Idle;",
+              "Pad: if (sent && batch_end) state_d = Pass;"),
+        Fault(("a_early",), "s_axis_tlast && !batch_end", "s_axis_tlast && !frame_end"),
+        Fault(("a_late",), "!s_axis_tlast && batch_end", "!s_axis_tlast && frame_end"),
+        Fault(("a_ragged",), "(s_axis_tkeep != '1 || stray)", "(s_axis_tkeep == '0 || stray)",
+              set=3),
+        Fault(("a_ragged",), "(s_axis_tkeep != '1 || stray)", "(s_axis_tkeep != '1)"),
+        Fault(("a_rate",), "(state_q == Pass && s_axis_tvalid)",
+              "(state_q == Pass && s_axis_tvalid && left_q[0])"),
+    ),
+)  # fmt: skip
+
+HARNESSES = (_SKID, _FIFO, _FORK, _JOIN, _WIDTH, _SELECT, _GUARD)
