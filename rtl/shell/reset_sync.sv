@@ -7,8 +7,11 @@ module reset_sync (
     output logic rst_no
 );
 
-  logic [3:0] count_q = '0;  // the value with which the device starts
+  // there is no reset yet that could give them the values with which the device starts
+  /* verilator lint_off PROCASSINIT */
+  logic [3:0] count_q = '0;
   logic [1:0] good_q = '0;
+  /* verilator lint_on PROCASSINIT */
 
   always_ff @(posedge clk_i) begin
     good_q <= {good_q[0], good_i};
