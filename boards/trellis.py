@@ -26,7 +26,7 @@ from sievit.boards.device import Interface
 from sievit.boards.interface import load_graph
 from sievit.quant.graph import Graph
 from sievit.quant.tools import ToolError
-from sievit.rtl import codegen, synth
+from sievit.rtl import codegen, whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -264,7 +264,7 @@ def synthesis_commands(graph: Graph, sources: list[Path]) -> list[str]:
     soft = [n.name for n in graph.nodes if not n.params.resources().dsp]
     modules = " ".join(f"*.u_{n} *.u_{n}.*" for n in soft)
     return [
-        synth.read_design(f"{name}_device", sources, "--keep-hierarchy --top reset_sync"),
+        whole.read_design(f"{name}_device", sources, "--keep-hierarchy --top reset_sync"),
         f"select {modules}",
         *("proc", "opt_expr", "opt_clean", "wreduce", "opt_clean", "alumacc"),
         "select -clear",
@@ -280,7 +280,7 @@ def _digest(folder: Path, commands: list[str]) -> str:
     state.update(importlib.metadata.version("pyosys").encode())
     names = ("mem", "*.sv", "*_top.v")
     own = [p for n in names for p in (folder.glob(n) if "*" in n else (folder / n).glob("*"))]
-    for path in sorted([*own, *synth.library()]):
+    for path in sorted([*own, *whole.library()]):
         state.update(path.name.encode() + b"\0" + path.read_bytes())
     return state.hexdigest()
 
@@ -292,7 +292,7 @@ def synthesise(graph: Graph, sources: list[Path], folder: Path, console: Console
     if netlist.exists() and stamp.exists() and stamp.read_text() == key:
         return netlist
     stamp.unlink(missing_ok=True)
-    run(synth.YOSYS, "\n".join(commands), folder, folder / "yosys.log", console)
+    run(whole.YOSYS, "\n".join(commands), folder, folder / "yosys.log", console)
     stamp.write_text(key)
     return netlist
 

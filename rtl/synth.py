@@ -28,17 +28,13 @@ for line in sys.stdin.read().splitlines():
 """
 
 
-#: runs the commands on its input, a line each
-YOSYS = [sys.executable, "-c", _SCRIPT]
-
-
 class SynthesisError(SievitError):
     """yosys refused a design."""
 
 
 def _yosys(commands: list[str], folder: Path) -> str:
     done = subprocess.run(
-        YOSYS,
+        [sys.executable, "-c", _SCRIPT],
         input="\n".join(commands),
         cwd=folder,
         capture_output=True,
@@ -59,19 +55,6 @@ def read_command(top: str, parameters: dict[str, int | str]) -> str:
     core = RTL / "cores" / f"{top}.sv"
     sources = " ".join(str(p) for p in [*files, *([core] if core.exists() else [])])
     return f"read_slang --threads 1 --top {top} {values} {sources}"
-
-
-def library() -> list[Path]:
-    """All modules that a network with its shell may consist of."""
-    found = [p for f in ("lib", "cores", "shell") for p in (RTL / f).glob("*.sv")]
-    return sorted(p for p in found if p.stem != "axis_checker")
-
-
-def read_design(top: str, sources: list[Path], options: str = "") -> str:
-    """The yosys command that elaborates a module of generated ``sources`` or of the library;
-    ``options``: of ``read_slang``."""
-    files = " ".join(map(str, [*library(), *sources]))
-    return f"read_slang --threads 1 {options} --top {top} {files}"
 
 
 def without_dsp_chains(read: str, top: str) -> list[str]:

@@ -18,7 +18,7 @@ from sievit.boards.uart import UartDevice
 from sievit.quant.execute import execute
 from sievit.quant.params import Stream
 from sievit.quant.tools import ToolError
-from sievit.rtl import synth
+from sievit.rtl import synth, whole
 from sievit.sim import uart as pins
 
 BOARD = load("ulx3s_85f")
@@ -83,7 +83,7 @@ def test_netlist_of_core_and_shell_equals_the_rtl(tmp_path: Path, seed: int) -> 
     face = interface(graph, tmp_path / "graph")
     board = replace(BOARD, clock_mhz=8, oscillator_mhz=8)
     sources = [s.resolve() for s in trellis.generate(graph, face, board, folder)]
-    read = synth.read_design(f"{graph.name}_device", sources)
+    read = whole.read_design(f"{graph.name}_device", sources)
     synth._yosys(
         [
             read,
