@@ -20,6 +20,7 @@ from PIL import Image
 from sievit.boards import uart
 from sievit.boards.board import load
 from sievit.boards.device import DeviceError, Interface
+from sievit.boards.driver import Accelerator
 from sievit.boards.interface import interface
 from sievit.boards.uart import Packets, UartDevice, packet
 from sievit.flow import host
@@ -62,6 +63,7 @@ class Built:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder, graph = tmp_path_factory.mktemp("uart"), network()
+    graph.meta["board"] = "ulx3s_85f"
     graph.save(folder / "graph")
     face = interface(graph, folder / "graph")
     face.save(folder)
@@ -293,6 +295,16 @@ def test_other_builds_and_silent_lines_are_refused(built: Built, line: FaultyLin
     line.back = None
     with pytest.raises(DeviceError, match="image 0 has 1 bytes instead of"):
         UartDevice(face, line, TIMEOUT).run([b"\0"])
+
+
+def test_one_driver_for_all_boards(built: Built, seed: int) -> None:
+    x, want = images(seed, 9)
+    with Accelerator.simulate(built.folder) as accelerator:
+        assert isinstance(accelerator.device, UartDevice)
+        assert (accelerator.predict(x) == want).all()
+        assert accelerator.status().frames == 9
+        accelerator.reset()
+        assert accelerator.status().frames == 0
 
 
 def test_run_compares_with_the_graph(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
