@@ -8,14 +8,18 @@ DATA ?=
 NPZ ?=
 HOST ?=
 PORT ?=
+IMAGE ?=
+SEED ?=
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 SIEVIT := $(BIN)/sievit
+# boards whose bitstreams come from open tools need the packages of an extra
+TOOLS := $(VENV)/.ready $(if $(shell grep -s '"trellis"' boards/$(BOARD).toml),$(VENV)/.ecp5)
 ARGS := --model $(MODEL) $(if $(DATA),--data $(DATA))
 
-.PHONY: hls rtl finn hls4ml finn-venv export train sim report bitstream deploy boards cores core test test-finn test-hls4ml soak bench-cores bench-deit compare-backends resources lint clean help
+.PHONY: hls rtl finn hls4ml finn-venv export train sim report bitstream run deploy boards cores core test test-finn test-hls4ml soak bench-cores bench-deit compare-backends resources lint clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 13
@@ -43,10 +47,13 @@ sim: $(VENV)/.ready ## simulate the built accelerator, or with CORE=x the bench 
 report: $(VENV)/.ready ## print the report of the last build
 	$(SIEVIT) report --model $(MODEL) --board $(BOARD)
 
-bitstream: $(VENV)/.ready ## bitstream of MODEL for BOARD, or all up to Vivado's call; CORE=hls takes the IP of Vitis HLS
-	$(SIEVIT) bitstream $(ARGS) --board $(BOARD) $(if $(CORE),--core $(CORE))
+bitstream: $(TOOLS) ## bitstream of MODEL for BOARD, or all up to Vivado's call; CORE=hls takes the IP of Vitis HLS
+	$(SIEVIT) bitstream $(ARGS) --board $(BOARD) $(if $(CORE),--core $(CORE)) $(if $(SEED),--seed $(SEED))
 
-deploy: $(VENV)/.ready ## run the test images on BOARD (HOST=user@board or PORT=/dev/tty...), or BOARD=sim, compare every byte
+run: $(TOOLS) ## classify IMAGE, or the test images, on BOARD behind PORT=/dev/tty... or PORT=sim
+	$(SIEVIT) run $(ARGS) --board $(BOARD) --port $(or $(PORT),$(error name the serial port: make run BOARD=ulx3s_85f PORT=/dev/ttyUSB0)) $(if $(IMAGE),--image $(IMAGE))
+
+deploy: $(TOOLS) ## run the test images on BOARD (HOST=user@board or PORT=/dev/tty...), or BOARD=sim, compare every byte
 	$(SIEVIT) deploy $(ARGS) --board $(BOARD) $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
 
 boards: $(VENV)/.ready ## list the boards
@@ -90,6 +97,10 @@ lint: $(VENV)/.ready ## ruff and mypy
 
 clean: ## remove what was built, keep the environment
 	rm -rf build
+
+$(VENV)/.ecp5: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet -e ".[ecp5]"
+	touch $@
 
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "sievit needs Python 3.11; set PYTHON=/path/to/python3.11")'

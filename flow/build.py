@@ -163,9 +163,12 @@ class Build(ABC):
                 return self.locate(i, edges)
 
             note["text"] = self.compare("graph_hls", wrong, locate)
+        self.vendor: dict[str, Any] = {}
+        if self.board.toolchain != "vivado":
+            return
         with self.step("Vitis HLS") as note:
             found = csim.synthesis(self.folder / "hls")
-            self.vendor: dict[str, Any] = found if isinstance(found, dict) else {"Vitis HLS": found}
+            self.vendor = found if isinstance(found, dict) else {"Vitis HLS": found}
             missing = "not installed: what it would run stands below"
             note["text"] = missing if isinstance(found, str) else "csynth report read"
 

@@ -19,7 +19,7 @@ from sievit.quant.errors import SievitError
 CONSOLE = Console()
 BUILD = Path("build")
 #: toolchain of a board -> module with ``bitstream(build, core)``
-TOOLCHAINS = {"vivado": "sievit.boards.vivado"}
+TOOLCHAINS = {"vivado": "sievit.boards.vivado", "trellis": "sievit.boards.trellis"}
 
 #: roads of ``build`` from the integer graph on
 BACKENDS = ("native", "finn", "hls4ml")
@@ -304,18 +304,22 @@ def sim(
     show_default=True,
     help="The accelerator: generated RTL, or the IP of Vitis HLS (Vivado boards).",
 )
+@click.option("--seed", default=0, help="Of the placement, ECP5 boards; default: 1.")
 def bitstream(
-    model: str, board: str, data: Path | None, checkpoint: Path | None, core: str
+    model: str, board: str, data: Path | None, checkpoint: Path | None, core: str, seed: int
 ) -> None:
     """Make the bitstream of a model for a board, or everything up to the vendor tool's call."""
     from sievit.boards import board as boards
 
-    toolchain = importlib.import_module(TOOLCHAINS[boards.load(board).toolchain])
+    kind = boards.load(board).toolchain
+    if seed and kind != "trellis":
+        raise click.UsageError(f"--seed is for nextpnr; {board} is built by {kind}")
+    toolchain = importlib.import_module(TOOLCHAINS[kind])
     made = make_build(model, board, data, checkpoint)
     if not (made.folder / "graph" / "manifest.json").is_file():
         made.run(proof=False)
         CONSOLE.print(f"compiled without proof; to prove it: sievit build --board {board}")
-    toolchain.bitstream(made, core)
+    toolchain.bitstream(made, core, **({"seed": seed} if seed else {}))
 
 
 @cli.command()
@@ -350,6 +354,39 @@ def deploy(
         f"{found['images']} images on {board}: every byte of the logits is equal; "
         f"{found['cycles']:,} cycles, {found['seconds']:.2f} s"
     )
+
+
+@cli.command()
+@model_option
+@board_option
+@data_option
+@click.option("--port", required=True, help="Serial port of the board, or sim: the simulated one.")
+@click.option(
+    "--image",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Picture to classify; again for more. Default: the test images.",
+)
+@click.option("--images", default=0, help="This many test images; default: all.")
+def run(
+    model: str, board: str, data: Path | None, port: str, files: tuple[Path, ...], images: int
+) -> None:
+    """Classify images on a board behind a serial port: accuracy and throughput."""
+    from sievit.flow import host
+
+    made = make_build(model, board, data, None)
+    found = host.run(made, port, files, images)
+    for file, name in zip(files, found.classes, strict=False):
+        CONSOLE.print(f"{file}: {name}")
+    count, clock = len(found.classes), made.board.clock_mhz
+    CONSOLE.print(
+        f"{count} images, all logits equal to the graph's; {count / found.seconds:.1f} images/s "
+        f"with the line, {found.cycles:,.0f} cycles each in the accelerator "
+        f"({found.cycles / clock:,.1f} µs at {clock:g} MHz); {found.repeated} requests repeated"
+    )
+    if found.accuracy is not None:
+        CONSOLE.print(f"accuracy {100 * found.accuracy:.2f} %")
 
 
 @cli.command()

@@ -7,7 +7,7 @@ import io
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,22 @@ def patchify(images: Tensor, patch: int) -> Tensor:
         raise ValueError(f"patches of {patch}x{patch} do not divide pictures of {h}x{w}")
     x = images.long().reshape(n, c, h // patch, patch, w // patch, patch)
     return x.permute(0, 2, 4, 3, 5, 1).reshape(n, -1, patch * patch * c)
+
+
+def pictures(paths: Sequence[Path], like: Dataset) -> Tensor:
+    """uint8 ``[N, C, H, W]``: picture files in size, colours and levels of a data set.
+
+    Raises:
+        DataError: a file that is no picture.
+    """
+    channels, height, width = like.test_images.shape[1:]
+    mode = "L" if channels == 1 else "RGB"
+    out = []
+    for path in paths:
+        picture = _decode(path, str(path), mode).resize((width, height))
+        pixels = np.asarray(picture, np.float64).reshape(height, width, channels)
+        out.append(np.rint(pixels * like.levels / 255).astype(np.uint8))
+    return torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).contiguous()
 
 
 # -- checks shared by all loaders ----------------------------------------------------------------

@@ -184,6 +184,7 @@ def build(
     coverage: bool = False,
     flags: Sequence[str] = (),
     optimise: str = "-O2",
+    main: Path | None = None,
 ) -> Path:
     """Compile ``top``; returns the program, ``build_dir / "obj" / top``.
 
@@ -191,7 +192,7 @@ def build(
     if the program is newer than all it was made from. A failed build leaves no program. With
     ``coverage`` it counts lines and branches; see ``sim/coverage.py``. ``flags``: further ones of
     Verilator; ``optimise``: what the compiler does with the model (``-O0`` for a large one that
-    runs briefly).
+    runs briefly); ``main``: C++ that drives the design instead of cocotb.
     """
     check_tools()
     import cocotb_tools.config as cocotb_config
@@ -201,7 +202,15 @@ def build(
     program, stamp = build_dir / "obj" / top, build_dir / "obj" / "stamp.json"
     own = [s.resolve() for s in sources]
     flags = [*VERILATE, *(COVERAGE if coverage else []), *flags]
-    recipe = [top, _parameter_arguments(parameters), [str(s) for s in own], flags, MAKE, optimise]
+    libs = cocotb_config.libs_dir
+    driver = [str(main)] if main else [
+        "-LDFLAGS", f"-Wl,-rpath,{libs} -L{libs} -lcocotbvpi_verilator",
+        str(cocotb_config.share_dir / "lib" / "verilator" / "verilator.cpp"),
+    ]  # fmt: skip
+    recipe = [
+        top, _digest(main) if main else "", _parameter_arguments(parameters),
+        [str(s) for s in own], flags, MAKE, optimise,
+    ]  # fmt: skip
     if program.exists() and stamp.exists():
         seen = json.loads(stamp.read_text())
         if seen["recipe"] == json.loads(json.dumps(recipe)) and all(
@@ -217,14 +226,10 @@ def build(
             "`verilator_config\n"
             + "".join(f'public_flat_rw -module "{top}" -var "{n}"\n' for n in names)
         )
-        libs = cocotb_config.libs_dir
         verilate(
             [
                 *flags, "-Mdir", str(part), "--top-module", top, "-o", top,
-                *_parameter_arguments(parameters),
-                "-LDFLAGS", f"-Wl,-rpath,{libs} -L{libs} -lcocotbvpi_verilator",
-                "-MAKEFLAGS", " ".join(MAKE),
-                str(cocotb_config.share_dir / "lib" / "verilator" / "verilator.cpp"),
+                *_parameter_arguments(parameters), *driver, "-MAKEFLAGS", " ".join(MAKE),
                 str(ports), *_library_arguments(), *map(str, own),
             ]
         )  # fmt: skip

@@ -398,7 +398,7 @@ class _Rtl(RTLBackend):
 
     def get_rtl_file_list(self, abspath: bool = False) -> list[str]:
         own = f"{self.get_nodeattr('gen_top_module')}.v"
-        files = [LIB / "num_pkg.sv", *self.sources(), LIB / "frame_end.sv"]
+        files = [LIB / "num_pkg.sv", *self.sources(), LIB / "axis_frame_end.sv"]
         if abspath:
             own = str(Path(self.get_nodeattr("code_gen_dir_ipgen")) / own)
         unique = dict.fromkeys(str(f) if abspath else f.name for f in files)
@@ -434,7 +434,7 @@ class _CoreRtl(_Rtl):
             passes = f"in{i}_V_TVALID && in{i}_V_TREADY"
             lines += [
                 f"  wire in{i}_last;",
-                f"  frame_end #(\n      .Beats({tokens * port.beats})\n  ) u_end{i} (",
+                f"  axis_frame_end #(\n      .Beats({tokens * port.beats})\n  ) u_end{i} (",
                 "      .clk_i(ap_clk),\n      .rst_ni(ap_rst_n),",
                 f"      .beat_i({passes}),\n      .last_o(in{i}_last)\n  );",
                 "",

@@ -206,7 +206,7 @@ def bench(model: ModelWrapper, name: str) -> str:
         f"  logic [{width - 1}:0] out;",
         f"  assign m_axis_tdata = out[{sink.lanes * sink.itype.bits - 1}:0];",
         "  assign m_axis_tuser = 1'b0;",
-        f"  frame_end #(.Beats({tokens * sink.beats})) u_end (",
+        f"  axis_frame_end #(.Beats({tokens * sink.beats})) u_end (",
         "      .clk_i, .rst_ni, .beat_i(m_axis_tvalid && m_axis_tready), .last_o(m_axis_tlast)",
         "  );",
         f"  {name} dut (",

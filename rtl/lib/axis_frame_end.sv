@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// Marks the last beat of frames of a fixed length: FINN's streams have no tlast.
-module frame_end #(
+module axis_frame_end #(
     parameter int unsigned Beats = 1  // of a frame, >= 1
 ) (
     input  logic clk_i,
