@@ -17,7 +17,7 @@ from typing import Any
 
 import cocotb
 
-from sievit.sim.bench import RESET_CYCLES, STALLS, _pattern, _reader, _run, _writer
+from sievit.sim.bench import RESET_CYCLES, STALLS, pattern, _reader, _run, _writer
 
 #: environment variable with the number of the socket to the other process
 SOCKET = "SIEVIT_SOCKET"
@@ -68,7 +68,7 @@ class Board:
     def stall(self, profile: str, seed: int) -> None:
         """Stalls of the DMA, as ``bench.STALLS``."""
         rng = random.Random(f"{seed} {profile}")
-        self.go_in, self.go_out = (_pattern(kind, rng) for kind in STALLS[profile])
+        self.go_in, self.go_out = (pattern(kind, rng) for kind in STALLS[profile])
 
     def cycle(self) -> Iterator[None]:
         """One clock cycle of the streams."""
