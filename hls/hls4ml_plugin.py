@@ -15,7 +15,8 @@ What is registered, all with hls4ml's extension API: an ONNX handler, a layer an
 template for every core and for every operator of ``hls4ml_ops``; and a pass of Vitis' write flow
 that copies the cores' headers and sets the compiler flags that they need. One thing has no hook:
 hls4ml's ONNX front end parses a model as it is. So its ``parse_onnx_model`` is wrapped: ``prepare``
-rewrites what hls4ml has no layer for, and models without such nodes pass unchanged.
+rewrites what hls4ml has no layer for, and models without such nodes pass unchanged. And one of its
+passes is wrong where a value has several readers; ``merge_if_alone`` corrects it.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ try:
     from hls4ml.model.attributes import Attribute
     from hls4ml.model.layers import Layer, register_layer
     from hls4ml.model.optimizer import ModelOptimizerPass
+    from hls4ml.model.optimizer.passes.linear import MergeLinearActivation
     from hls4ml.model.quantizers import QuantNodeQuantizer
     from hls4ml.model.types import (
         FixedPrecisionType,
@@ -417,6 +419,15 @@ def add_sources(model: Any) -> bool:
     return False
 
 
+def merge_if_alone(match: Any, self: Any, node: Any) -> bool:
+    """``MergeLinearActivation.match``, which merges a quantiser into the layer in front of it, only
+    where nothing else reads that layer: other readers would get the quantised values."""
+    if not match(self, node):
+        return False
+    parent = node.get_input_node()
+    return len(parent.get_output_nodes()) == 1 and parent.outputs[0] not in node.model.outputs
+
+
 def register() -> None:
     """Make everything known to hls4ml; once."""
     if "EnterFrames" in layer_handlers:
@@ -440,6 +451,12 @@ def register() -> None:
         "sievit_sources", ModelOptimizerPass("sievit_sources", add_sources), flow="vitis:write"
     )
 
+    match = MergeLinearActivation.match
+
+    def alone(self: Any, node: Any) -> bool:
+        return merge_if_alone(match, self, node)
+
+    MergeLinearActivation.match = alone
     # by its name: the attribute of the package is a function
     front: Any = importlib.import_module("hls4ml.converters.onnx_to_hls")
     front.parse_onnx_model = functools.partial(parse, front.parse_onnx_model)
