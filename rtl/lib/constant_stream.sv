@@ -28,7 +28,7 @@ module constant_stream #(
     else if (tready_i) at_q <= at_q + 1'b1;
   end
 
-  frame_end #(
+  axis_frame_end #(
       .Beats(Frame)
   ) u_end (
       .clk_i,
