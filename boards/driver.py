@@ -44,14 +44,9 @@ class Accelerator:
     def simulate(cls, build_dir: str | Path) -> Accelerator:
         """The RTL of a build, shell of its board included, in Verilator. ``build_dir``:
         ``build/BOARD/MODEL``; it is compiled on first use."""
-        from sievit.boards import board
-        from sievit.boards.interface import load_graph
-        from sievit.sim import device, uart
+        from sievit.sim.device import simulate
 
-        name = load_graph(Path(build_dir))[0].meta.get("board")
-        if name and board.load(name).toolchain == "trellis":
-            return cls(uart.simulate(Path(build_dir)))
-        return cls(device.simulated(Path(build_dir)))
+        return cls(simulate(Path(build_dir)))
 
     @property
     def interface(self) -> Interface:

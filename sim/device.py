@@ -16,13 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from sievit.boards import top
-from sievit.boards.device import DeviceError, Interface
+from sievit.boards import board, top
+from sievit.boards.device import Device, DeviceError, Interface
 from sievit.boards.interface import load_graph
 from sievit.boards.shell import Bytes, ShellDevice, lock
 from sievit.quant.graph import Graph
 from sievit.rtl import codegen
-from sievit.sim import runner, shell_bench
+from sievit.sim import runner, shell_bench, uart
+
+
+def simulate(build_dir: Path) -> Device:
+    """The board that a build is for: its serial line if it has one, else the AXI shell."""
+    name = load_graph(build_dir)[0].meta.get("board")
+    if name and board.load(name).toolchain == "trellis":
+        return uart.simulate(build_dir)
+    return simulated(build_dir)
 
 
 def simulated(build_dir: Path, batch: int = 64, seed: int = 0) -> ShellDevice:

@@ -17,7 +17,7 @@ from typing import Any
 
 import cocotb
 
-from sievit.sim.bench import RESET_CYCLES, STALLS, pattern, _reader, _run, _writer
+from sievit.sim.bench import RESET_CYCLES, STALLS, _reader, _run, _writer, pattern
 
 #: environment variable with the number of the socket to the other process
 SOCKET = "SIEVIT_SOCKET"

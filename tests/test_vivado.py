@@ -253,7 +253,7 @@ def test_sources_are_complete(build: SimpleNamespace) -> None:
         arguments += [str(p) for p in [*packages, *(p for p in code if p not in packages)]]
         # modules of the library that this design has no use for are tops of their own
         arguments += ["-Wno-MULTITOP", "-Wno-DECLFILENAME"]
-        runner._verilator(arguments)
+        runner.verilate(arguments)
         if core == "rtl":
             text = (folder / "ip" / "work" / "device_net.sv").read_text()
             names = re.findall(r'"([^"]*mem/[^"]*)"', text)
