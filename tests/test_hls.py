@@ -250,7 +250,8 @@ def test_style(path: Path) -> None:
     code = re.sub(r"//.*", "", text)
     assert not re.search(r"\b(float|double)\b", code)
     for parameters in re.findall(r"template <(.*?)>\n", code):
-        assert parameters.count(",") <= 2, parameters
+        # a call of hls4ml's names none: they are deduced from its streams
+        assert parameters.count(",") <= 2 or path.parent.name == "nnet", parameters
     if path.parent.name == "cores":
         assert not re.search(r"\bstatic (?!constexpr|_assert)", code), "static state"
     for i, line in enumerate(lines := text.splitlines()):
