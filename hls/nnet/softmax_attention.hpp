@@ -70,8 +70,10 @@ receive:
     const InQ x = in_q.read();
     const InK y = in_k.read();
     const InV z = in_v.read();
+  split_heads:
     for (int h = 0; h < H; h++) {
 #pragma HLS UNROLL  // wires
+    split_channels:
       for (int d = 0; d < D; d++) {
 #pragma HLS UNROLL  // wires
         q[t][h][d] = code_of<Q>(x[q_map[h][d]]);
@@ -91,6 +93,7 @@ queries:
       for (int j = 0; j < T; j++) {
 #pragma HLS PIPELINE II=1  // a key per cycle
         ap_int<dot_bits> dot = 0;
+      dot_product:
         for (int d = 0; d < D; d++) {
 #pragma HLS UNROLL  // a head's channels at once
           dot += q[i][h][d] * k[j][h][d];
@@ -111,6 +114,7 @@ queries:
       }
       ap_int<total_bits> total[D];
 #pragma HLS ARRAY_PARTITION variable=total complete  // registers
+    clear:
       for (int d = 0; d < D; d++) {
 #pragma HLS UNROLL  // registers
         total[d] = 0;
@@ -124,11 +128,13 @@ queries:
         const bool up = twice > sum || (twice == sum && whole[0]);
         const ap_int<ratio_bits + 2> rounded = whole + ap_uint<1>(up);
         const num<Cfg::prob_bits, Cfg::prob_signed> p = saturate<Cfg::prob_bits, Cfg::prob_signed>(rounded);
+      weigh:
         for (int d = 0; d < D; d++) {
 #pragma HLS UNROLL  // a head's channels at once
           total[d] += p * v[j][h][d];
         }
       }
+    divide:
       for (int d = 0; d < D; d++) {
 #pragma HLS UNROLL  // a head's channels at once
         const auto rounded = round_shift<Cfg::out_shift, 0>(total[d]);
@@ -136,6 +142,7 @@ queries:
       }
     }
     Out y;
+  send:
     for (int c = 0; c < Cfg::channels; c++) {
 #pragma HLS UNROLL  // wires
       y[c] = places[order[c]];
