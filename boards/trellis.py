@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from sievit.boards.board import PINS, Board, BoardError
 from sievit.boards.device import Interface
 from sievit.boards.interface import load_graph
+from sievit.quant.files import write_atomic
 from sievit.quant.graph import Graph
 from sievit.quant.tools import ToolError
 from sievit.rtl import codegen, whole
@@ -393,6 +394,4 @@ def _report(build: Build, found: dict[str, Any]) -> None:
     report = {"model": build.name, "board": build.board.name, "clock_mhz": build.board.clock_mhz}
     if path.exists():
         report = json.loads(path.read_text())
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps({**report, **found}, indent=1))
-    os.replace(part, path)
+    write_atomic(path, json.dumps({**report, **found}, indent=1))

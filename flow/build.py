@@ -78,6 +78,11 @@ class Build(ABC):
         """All comparisons that a build makes."""
         return (*self.PAIRS, "graph_hls", "graph_rtl")
 
+    @property
+    def target_ii(self) -> float:
+        """Cycles per image that ``fps`` asks for; 0 without."""
+        return self.board.clock_mhz * 1e6 / self.fps if self.fps else 0.0
+
     @abstractmethod
     def front(self) -> None:
         """Make the integer graph and compare it with where it comes from."""
@@ -121,7 +126,7 @@ class Build(ABC):
     # -- steps -----------------------------------------------------------------------------------
     def fold(self) -> None:
         with self.step("fold") as note:
-            ii = self.board.clock_mhz * 1e6 / self.fps if self.fps else 0.0
+            ii = self.target_ii
             self.graph, self.lengths = folded(self.graph, self.board, self.lengths, ii)
             self.edges = rolled_edges(self.graph, self.edges)
             predicted, slowest = fold.interval(self.graph, self.lengths)
@@ -139,6 +144,13 @@ class Build(ABC):
             self.graph.save(part)
             shutil.rmtree(self.folder / "graph", ignore_errors=True)
             os.replace(part, self.folder / "graph")
+
+    def unrolled(self) -> tuple[Graph, float, str]:
+        """(graph folded with cores of its own for every layer, its predicted interval, the node
+        that sets it), for back ends that know no loops."""
+        budget, device = self.board.budget(), self.board.device()
+        graph = fold.fold(self.graph, budget, self.lengths, self.target_ii, device)
+        return (graph, *fold.interval(graph, self.lengths))
 
     def generate(self) -> None:
         with self.step("generate") as note:
@@ -204,10 +216,7 @@ class Build(ABC):
                     edges = runner.run_graph(self.graph, folder, one(x, i), stall).edges
                     note["text"] += f"; {self.locate(i, edges)}"
         self.compare("graph_rtl", wrong, None, stalled)
-        ends = self.rtl.out_last
-        skip = min(8, count // 4)
-        self.ii = (ends[-1] - ends[skip]) / max(1, count - 1 - skip)
-        self.latency = ends[0] - self.rtl.in_first[0] + 1
+        self.ii, self.latency = interval(self.rtl), latency(self.rtl)
 
     def finish(self) -> dict[str, Any]:
         with self.step("report") as note:
@@ -432,6 +441,18 @@ def frames_differ(want: Stream, got: Stream) -> Tensor:
     for i in range(min(len(want.length), len(got.length))):
         out[i] = not torch.equal(want.frame(i), got.frame(i))
     return out
+
+
+def interval(result: runner.RtlResult) -> float:
+    """Mean cycles between the ends of frames once the pipeline is full."""
+    ends = result.out_last
+    skip = min(8, len(ends) // 4)
+    return (ends[-1] - ends[skip]) / max(1, len(ends) - 1 - skip)
+
+
+def latency(result: runner.RtlResult) -> int:
+    """Cycles from the first input beat to the last output beat of the first frame, both counted."""
+    return result.out_last[0] - result.in_first[0] + 1
 
 
 def one(x: Stream, i: int) -> Stream:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +14,9 @@ import torch
 from qonnx.core.modelwrapper import ModelWrapper
 from rich.table import Table
 
-from sievit.flow.build import check_equal, first, frames_differ
+from sievit.flow.build import check_equal, first, frames_differ, interval, latency
 from sievit.flow.trained import TrainedBuild
-from sievit.quant import fold
+from sievit.quant.files import write_atomic
 from sievit.quant.graph import UnsupportedError
 from sievit.quant.params import Stream
 from sievit.quant.tools import ToolError
@@ -72,10 +71,7 @@ class FinnBuild(TrainedBuild):
 
         with self.step("fold") as note:
             convert.finn_graph(self.graph)
-            ii = self.board.clock_mhz * 1e6 / self.fps if self.fps else 0.0
-            board = self.board
-            self.graph = fold.fold(self.graph, board.budget(), self.lengths, ii, board.device())
-            self.predicted, slowest = fold.interval(self.graph, self.lengths)
+            self.graph, self.predicted, slowest = self.unrolled()
             note["text"] = f"II {self.predicted:.0f} cycles predicted, set by {slowest}"
 
     def convert(self, proof: bool) -> None:
@@ -137,7 +133,7 @@ class FinnBuild(TrainedBuild):
                 "folding": folding(self.specialised),
             }
             for name, report in reports.items():
-                write_json(self.home / "report" / f"{name}.json", report)
+                write_atomic(self.home / "report" / f"{name}.json", to_json(report))
             note["text"] = (
                 f"{self.performance['max_cycles']} cycles, {self.total['LUT']:,.0f} LUT, "
                 f"{self.total['DSP']:,.0f} DSP, {self.total['BRAM_18K']:,.0f} BRAM18"
@@ -185,7 +181,7 @@ class FinnBuild(TrainedBuild):
             wrong |= differ
             self.result_none = results[0]
             self.ii = interval(results[0])
-            self.latency = results[0].out_last[0] - results[0].in_first[0] + 1
+            self.latency = latency(results[0])
             stalled = count * (len(self.stalls) - 1)
             text = self.compare("qonnx_finn_rtl", wrong, None, stalled)
             note["text"] = f"{text}; stalls {', '.join(self.stalls)}"
@@ -226,7 +222,7 @@ class FinnBuild(TrainedBuild):
             result["fps"] = round(self.board.clock_mhz * 1e6 / self.ii)
             result["fifo_beats"] = self.beats
         result["pairs"] = list(dict.fromkeys(pairs))
-        write_json(self.home / "report.json", result)
+        write_atomic(self.home / "report.json", to_json(result))
         self.console.print(table(result))
         self.console.print(f"{self.home / 'report.json'}")
         check_equal(self.equal, result["pairs"])
@@ -236,13 +232,6 @@ class FinnBuild(TrainedBuild):
 def values(x: Stream) -> Stream:
     """The frames without package flags, which FINN's streams do not carry."""
     return Stream(x.data, x.length, torch.zeros_like(x.package))
-
-
-def interval(result: runner.RtlResult) -> float:
-    """Mean cycles between the ends of frames once the pipeline is full."""
-    ends = result.out_last
-    skip = min(8, len(ends) // 4)
-    return (ends[-1] - ends[skip]) / max(1, len(ends) - 1 - skip)
 
 
 def deepen(
@@ -290,15 +279,13 @@ def folding(model: ModelWrapper) -> dict[str, dict[str, Any]]:
     return out
 
 
+def to_json(report: Any) -> str:
+    """Text of a report; FINN's figures are numpy's."""
+    return json.dumps(report, indent=1, default=float) + "\n"
+
+
 def value(x: Any) -> Any:
     return [int(v) for v in x] if hasattr(x, "__iter__") and not isinstance(x, str) else x
-
-
-def write_json(path: Path, report: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(report, indent=1, default=float) + "\n")
-    os.replace(part, path)
 
 
 def table(result: dict[str, Any]) -> Table:

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 
 from sievit.flow.build import Build, BuildError, check_equal
-from sievit.quant import fold
 from sievit.quant.files import write_atomic
 from sievit.quant.graph import Graph
 from sievit.quant.tools import ToolError, require_tool
@@ -113,10 +112,7 @@ def run(made: Build, proof: bool = True) -> dict[str, Any]:
 def folded(made: Build) -> Graph:
     """The graph with parallelism for the board, every layer on cores of its own."""
     with made.step("fold") as note:
-        ii = made.board.clock_mhz * 1e6 / made.fps if made.fps else 0.0
-        budget, device = made.board.budget(), made.board.device()
-        graph = fold.fold(made.graph, budget, made.lengths, ii, device)
-        predicted, slowest = fold.interval(graph, made.lengths)
+        graph, predicted, slowest = made.unrolled()
         note["text"] = f"II {predicted:.0f} cycles predicted for the RTL cores, set by {slowest}"
     return graph
 

@@ -357,6 +357,5 @@ def test_packets_survive_every_split(seed: int) -> None:
 
 
 def test_serial_port_that_is_not_there() -> None:
-    pytest.importorskip("serial")
     with pytest.raises(DeviceError, match="is the board there, and free"):
         uart.SerialLine("/dev/there_is_no_such_port", 1_000_000)
