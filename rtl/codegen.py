@@ -89,23 +89,32 @@ class _Module:
         links = ["      .clk_i", "      .rst_ni"]
         for prefix, bundle in ports:
             links += [f"      .{prefix}_{s}({bundle.wire(s)})" for s in SIGNALS]
-        links += set_ties(parameters)
+        links += ties(parameters)
         head = f"  {module} #(\n" + ",\n".join(values) + f"\n  ) {name} (" if values else (
             f"  {module} {name} ("
         )  # fmt: skip
         self.lines += [head, ",\n".join(links), "  );", ""]
 
 
-def set_ties(parameters: Mapping[str, int | str]) -> list[str]:
-    """Connections of the ``s_axis_set`` of a core that no layers share."""
+def ties(parameters: Mapping[str, int | str]) -> list[str]:
+    """Connections of the ``clk2x_i`` of a core that has one, and of the ``s_axis_set`` of a core
+    that no layers share."""
+    links = []
+    if "Pump" in parameters:
+        links = ["      .clk2x_i" + ("(1'b0)" if parameters["Pump"] == 1 else "")]
     if parameters.get("Sets") != 1:
-        return []
+        return links
     values = {"tdata": "1'b0", "tvalid": "1'b1", "tready": "", "tlast": "1'b1", "tuser": "1'b0"}
-    return [
+    return links + [
         f"      {'/* verilator lint_off PINCONNECTEMPTY */ ' * (s == 'tready')}"
         f".s_axis_set_{s}({v}){' /* verilator lint_on PINCONNECTEMPTY */' * (s == 'tready')}"
         for s, v in values.items()
     ]
+
+
+def pumped(graph: Graph) -> bool:
+    """The module has a port ``clk2x_i`` for DSP blocks at twice the clock."""
+    return any(getattr(node.params, "pump", 1) > 1 for node in graph.nodes)
 
 
 def generate(graph: Graph, folder: Path) -> Path:
@@ -243,6 +252,7 @@ def _edge_bundle(graph: Graph, edge: str) -> _Bundle:
 def _header(graph: Graph) -> str:
     lines = ["// SPDX-License-Identifier: Apache-2.0", "", f"module {graph.name} ("]
     ports = ["    input  wire clk_i", "    input  wire rst_ni"]
+    ports += ["    input  wire clk2x_i"] if pumped(graph) else []
     for port, name, to, back in (
         (graph.input, "s_axis", "input  wire", "output wire"),
         (output_port(graph), "m_axis", "output wire", "input  wire"),

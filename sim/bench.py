@@ -4,7 +4,7 @@
 The cases are read from ``SIEVIT_CASE``; their results are appended to ``SIEVIT_RESULT`` one by one,
 so that a simulator that stops leaves behind how far it came. Every clock cycle has two time steps:
 in the first the clock falls and the ports are driven, in the second the settled design is sampled
-and the clock rises. A generator walks through the steps, resumed by a bare callback of the
+and the clock rises; a design with ``clk2x_i``, which rises with both edges, has four. A generator walks through the steps, resumed by a bare callback of the
 simulator: cocotb's own triggers would cost more than all the rest.
 """
 
@@ -99,8 +99,9 @@ class Result:
     segments: list[tuple[int, list[Beat]]] = field(default_factory=list)
     #: simulated cycles
     cycles: int = 0
-    #: time of the rising clock edge that ends cycle 0; a cycle has two time steps
+    #: time of the rising clock edge that ends cycle 0, and time steps of a cycle
     time: int = 0
+    steps: int = 2
     error: str = ""
 
 
@@ -181,9 +182,24 @@ class _Source:
         return ends + bool(beats and not beats[-1][1])
 
 
+def clocks(dut: Any) -> tuple[Callable[[int], None], Callable[[int], None] | None]:
+    """Write the clock, for a design with ``clk2x_i`` together with its rising edge; and write
+    ``clk2x_i``, which has to fall a time step later, None if there is none."""
+    clock = _writer(dut.clk_i, 1)
+    if not hasattr(dut, "clk2x_i"):
+        return clock, None
+    fast = _writer(dut.clk2x_i, 1)
+
+    def both(value: int) -> None:
+        clock(value)
+        fast(1)
+
+    return both, fast
+
+
 def _steps(dut: Any, case: Case, out: Result) -> Iterator[None]:
     """Simulate one case; every ``yield`` is a time step."""
-    clock, reset = _writer(dut.clk_i, 1), _writer(dut.rst_ni, 1)
+    (clock, fast), reset = clocks(dut), _writer(dut.rst_ni, 1)
     kind_in, kind_out = STALLS[case.stall]
 
     def rng(name: str) -> random.Random:
@@ -211,11 +227,18 @@ def _steps(dut: Any, case: Case, out: Result) -> Iterator[None]:
         clock(0)
         reset(int(cycle == RESET_CYCLES))
         yield
+        if fast:
+            fast(0)
+            yield
         clock(1)
         yield
+        if fast:
+            fast(0)
+            yield
 
     cycle = idle = 0
-    out.time = int(get_sim_time("step")) + 1
+    out.steps = 4 if fast else 2
+    out.time = int(get_sim_time("step")) + out.steps // 2
     silent = -1  # cycles still to watch after the last expected beat, once all has been taken
     in_start = out_start = True
     held: Beat | None = None  # offered, not yet taken
@@ -239,9 +262,15 @@ def _steps(dut: Any, case: Case, out: Result) -> Iterator[None]:
                 clock(0)
                 reset(int(i == low))
                 yield
+                if fast:
+                    fast(0)
+                    yield
                 clock(1)
                 cycle += 1
                 yield
+                if fast:
+                    fast(0)
+                    yield
             reset_at = cycle + chance.randint(1, case.reset_gap) if resets else -1
 
         clock(0)
@@ -266,6 +295,9 @@ def _steps(dut: Any, case: Case, out: Result) -> Iterator[None]:
             sink_ready(ready)
             was_ready = ready
         yield
+        if fast:
+            fast(0)
+            yield
 
         idle += 1
         for source in sources:
@@ -325,6 +357,9 @@ def _steps(dut: Any, case: Case, out: Result) -> Iterator[None]:
             )
             return
         yield
+        if fast:
+            fast(0)
+            yield
     yield
 
 

@@ -221,7 +221,7 @@ def build(
     part = Path(tempfile.mkdtemp(prefix="obj-", dir=build_dir))
     try:
         ports = part / "ports.vlt"
-        names = ["clk_i", "rst_ni", "*_axis_t*", "*_axis_*_t*", "s_axil_*"]
+        names = ["clk_i", "clk2x_i", "rst_ni", "*_axis_t*", "*_axis_*_t*", "s_axil_*"]
         ports.write_text(
             "`verilator_config\n"
             + "".join(f'public_flat_rw -module "{top}" -var "{n}"\n' for n in names)
@@ -437,7 +437,7 @@ def simulate_batch(
     for i, (case, out) in enumerate(zip(cases, found, strict=True)):
         what = _describe(top, case)
         end = found[i + 1].time if i + 1 < len(found) else 1 << 32
-        parts = {edge: tap.between(out.time, end) for edge, tap in seen.items()}
+        parts = {edge: tap.between(out, end) for edge, tap in seen.items()}
         results.append(
             RtlResult(
                 from_beats(output, out.output, what),
@@ -469,14 +469,14 @@ class _Tap:
         rows = np.fromfile(path, "<u4").reshape(-1, 1 + -(-(self.bits + 2) // 32))
         self.time, self.words = rows[:, 0].astype(np.int64), rows[:, 1:]
 
-    def between(self, start: int, end: int) -> tuple[np.ndarray, list[bench.Beat]]:
-        """Cycles, int64, and beats of the time steps ``start`` .. ``end`` - 1."""
-        inside = (self.time >= start) & (self.time < end)
+    def between(self, out: bench.Result, end: int) -> tuple[np.ndarray, list[bench.Beat]]:
+        """Cycles, int64, and beats of a case that ended before time step ``end``."""
+        inside = (self.time >= out.time) & (self.time < end)
         raw, size = self.words[inside].tobytes(), 4 * self.words.shape[1]
         codes = [int.from_bytes(raw[i : i + size], "little") for i in range(0, len(raw), size)]
         mask, bits = (1 << self.bits) - 1, self.bits
         beats = [(code & mask, code >> bits & 1, code >> (bits + 1)) for code in codes]
-        return (self.time[inside] - start) // 2, beats
+        return (self.time[inside] - out.time) // out.steps, beats
 
 
 def _describe(top: str, case: bench.Case) -> str:
@@ -598,7 +598,8 @@ def wrapper(module: str, ports: list[tuple[Port, bool]], parameters: dict[str, i
     is_input), and in front of the checker of every output an ``axis_fault``."""
     lines = ["// SPDX-License-Identifier: Apache-2.0", "", f"module tb_{module} ("]
     declarations = ["    input  logic clk_i", "    input  logic rst_ni"]
-    connections = ["      .clk_i", "      .rst_ni", *codegen.set_ties(parameters)]
+    declarations += ["    input  logic clk2x_i"] if parameters.get("Pump", 1) != 1 else []
+    connections = ["      .clk_i", "      .rst_ni", *codegen.ties(parameters)]
     wires, checkers = [], []
     for port, is_input in ports:
         bits = port.lanes * port.itype.bits

@@ -17,7 +17,7 @@ from typing import Any
 
 import cocotb
 
-from sievit.sim.bench import RESET_CYCLES, STALLS, _reader, _run, _writer, pattern
+from sievit.sim.bench import RESET_CYCLES, STALLS, _reader, _run, _writer, clocks, pattern
 
 #: environment variable with the number of the socket to the other process
 SOCKET = "SIEVIT_SOCKET"
@@ -38,7 +38,7 @@ class Board:
         def writer(name: str) -> Any:
             return _writer(getattr(dut, name), width(name))
 
-        self.clock, self.reset = writer("clk_i"), writer("rst_ni")
+        (self.clock, self.fast), self.reset = clocks(dut), writer("rst_ni")
         self.drive = {
             name: writer(f"s_axil_{name}")
             for name in "awaddr awvalid wdata wstrb wvalid bready araddr arvalid rready".split()
@@ -86,6 +86,9 @@ class Board:
         ready = int(self.room > 0 and self.go_out[at % len(self.go_out)])
         self.out_ready(ready)
         yield
+        if self.fast:
+            self.fast(0)
+            yield
         self.idle += 1
         if self.offered and self.in_ready():
             self.queue.popleft()
@@ -102,6 +105,9 @@ class Board:
         self.clock(1)
         self.cycles = at + 1
         yield
+        if self.fast:
+            self.fast(0)
+            yield
 
     def read(self, address: int) -> Iterator[None]:
         """AXI4-Lite read; the result is left in ``answer``."""

@@ -37,6 +37,7 @@ struct nm_matmul_config {
   static constexpr int table_offset = 0;
   static constexpr int table_shift = 0;
   static constexpr int mult_dsp = 0;
+  static constexpr int pump = 1;  // clock of DSP blocks: the compiler knows one
   static constexpr int weight_ram = 0;
   static constexpr int sets = 1;
 };

@@ -91,6 +91,8 @@ class NmMatmulParams(CoreParams):
     table_shift: int = 0
     #: 1: multipliers in DSP blocks, 0: in LUTs
     mult_dsp: int = 0
+    #: clock of the DSP blocks over that of the core, 1 or 2: 2 only where outputs share inputs
+    pump: int = 1
     #: weights in 0: LUTs, 1: block RAM, 2: UltraRAM (only where a bitstream can fill it: Versal)
     weight_ram: int = 0
     #: layers that share the core
@@ -113,6 +115,12 @@ class NmMatmulParams(CoreParams):
         self.require(
             self.mult_dsp == 1 or self.pack * self.pack_out == 1,
             "multipliers in LUTs are not shared",
+        )
+        self.require(self.pump in (1, 2), f"pump {self.pump}: 1 or 2 are")
+        self.require(self.pump == 1 or self.mult_dsp == 1, "multipliers in LUTs have one clock")
+        self.require(self.pump == 1 or self.m == 1, "N:M outputs share no multiplier")
+        self.require(
+            self.pe % (self.pump * self.pack_out) == 0, f"pump * pack_out must divide pe {self.pe}"
         )
         self.require(
             not self.mult_dsp or self.fits_dsp(DSP_PORTS),

@@ -14,7 +14,8 @@
 /// Multipliers are LUTs or DSP blocks. A DSP block multiplies Pack tokens with PackOut outputs' weights,
 /// (x0 + x1 2^F + ...) (w0 + w1 2^(Pack F)), so that the products lie in fields of F bits, and adds the sum
 /// of the block before it: a chain of blocks adds up products of as many inputs. Block s of a chain sees a
-/// step s cycles after the first one.
+/// step s cycles after the first one. With Pump = 2 the blocks run with clk2x_i (see dsp_chains): chains of
+/// neighbouring outputs share them, and block s sees a step (s + 1) / 2 cycles after the first one.
 ///
 /// With Sets > 1 there are as many sets of weights, biases and tables. A beat of s_axis_set per frame, taken with
 /// the last one of the frame, is the number of its set: it goes with the tokens to where they meet constants.
@@ -48,6 +49,7 @@ module nm_matmul #(
     parameter int TableOffset = 0,           // added before the shift
     parameter int unsigned TableShift = 0,
     parameter bit MultDsp = 0,               // multipliers in DSP blocks
+    parameter int unsigned Pump = 1,         // 2: at twice the clock; MultDsp, M = 1, 2 * PackOut divides Pe
     parameter int unsigned WeightRam = 0,    // weights in 0: LUTs, 1: block RAM, 2: UltraRAM
     parameter int unsigned Sets = 1,         // of constants
     parameter WeightsFile = "",              // its name, less a digit; a line per step: see Python
@@ -55,6 +57,9 @@ module nm_matmul #(
     parameter TableFile = ""                 // an entry per line
 ) (
     input  logic                   clk_i,
+    /* verilator lint_off UNUSEDSIGNAL */
+    input  logic                   clk2x_i,  // only where Pump = 2
+    /* verilator lint_on UNUSEDSIGNAL */
     input  logic                   rst_ni,
     input  logic [Simd*InBits-1:0] s_axis_tdata,
     input  logic                   s_axis_tvalid,
@@ -148,7 +153,7 @@ module nm_matmul #(
   localparam int unsigned Levels = ($clog2(Chains) + 1) / 2;
   localparam int unsigned SumBits = FieldBits + 2 * Levels;
   localparam int unsigned ReadStages = WeightRam == 0 ? 1 : 2;  // RAM blocks have a register of their own
-  localparam int unsigned MultStages = MultDsp ? Chain + 2 : 2;
+  localparam int unsigned MultStages = !MultDsp ? 2 : Pump == 1 ? Chain + 2 : (Chain + 1) / 2 + 3;
   localparam int unsigned Stages = ReadStages + MultStages + Levels + 1;
 
   localparam int unsigned LaneBits = bits_for(Tp);
@@ -359,13 +364,19 @@ module nm_matmul #(
     if (z == 0) begin : gen_first
       assign addr = rom_q;
     end else begin : gen_next
-      logic [RomBits-1:0] addr_q[2];
+      logic [RomBits-1:0] before_q;  // the address of the memory before this one
 
-      assign addr = addr_q[1];
+      if (Pump == 1) begin : gen_single
+        logic [RomBits-1:0] addr_q;
 
-      always_ff @(posedge clk_i) begin
-        if (en) addr_q <= '{gen_weights[z-1].addr, addr_q[0]};
+        assign addr = addr_q;
+
+        always_ff @(posedge clk_i) if (en) addr_q <= before_q;
+      end else begin : gen_double
+        assign addr = before_q;
       end
+
+      always_ff @(posedge clk_i) if (en) before_q <= gen_weights[z-1].addr;
     end
 
     always_ff @(posedge clk_i) begin
@@ -414,7 +425,9 @@ module nm_matmul #(
         end
         line[q][0][c*Pack*XBits+:Pack*XBits] = pack_tokens(lanes);
       end
-      for (int unsigned s = 1; s < Chain; s++) line[q][s] = line_q[q][s-1];
+      for (int unsigned s = 1; s < Chain; s++) begin
+        line[q][s] = Pump > 1 && s % 2 == 0 ? line[q][s-1] : line_q[q][s-1];
+      end
     end
   end
 
@@ -485,6 +498,13 @@ module nm_matmul #(
     logic signed [17:0] b[Shares*Outs*Terms];
     logic signed [Fields*FieldBits-1:0] sum[Shares*Outs*Chains];
 
+    // Where product k = (share * Outs + output) * Terms + chain * Chain + block stands: chains that
+    // share blocks are those of outputs 2o and 2o + 1, side by side.
+    function automatic int unsigned place_of(int unsigned k);
+      place_of = ((k / Terms / Pump * Chains + k % Terms / Chain) * Pump + k / Terms % Pump) * Chain
+                 + k % Chain;
+    endfunction
+
     // tokens from the first on in their fields
     function automatic logic signed [26:0] place(
         logic [Pack*XBits-1:0] tokens, int unsigned first
@@ -512,9 +532,9 @@ module nm_matmul #(
         end
         for (int unsigned i = 0; i < Shares * Selections; i++) factor[i] = 18'(place(select[i], 0));
         for (int unsigned k = 0; k < Shares * Outs * Terms; k++) begin
-          a[k] = high[k%(Outs*Terms)];
-          d[k] = low[k%(Outs*Terms)];
-          b[k] = factor[k/(Outs*Terms)*Selections+k%Selections];
+          a[place_of(k)] = high[k%(Outs*Terms)];
+          d[place_of(k)] = low[k%(Outs*Terms)];
+          b[place_of(k)] = factor[k/(Outs*Terms)*Selections+k%Selections];
         end
       end
     end else begin : gen_inputs_wide
@@ -528,9 +548,9 @@ module nm_matmul #(
         end
         for (int unsigned i = 0; i < Mults; i++) factor[i] = 18'(signed_weight(weight[i]));
         for (int unsigned k = 0; k < Shares * Mults; k++) begin
-          a[k] = high[k/Mults*Selections+k%Selections];
-          d[k] = low[k/Mults*Selections+k%Selections];
-          b[k] = factor[k%Mults];
+          a[place_of(k)] = high[k/Mults*Selections+k%Selections];
+          d[place_of(k)] = low[k/Mults*Selections+k%Selections];
+          b[place_of(k)] = factor[k%Mults];
         end
       end
     end
@@ -539,9 +559,12 @@ module nm_matmul #(
         .Chains (Shares * Outs * Chains),
         .Length (Chain),
         .SumBits(Fields * FieldBits),
-        .FieldBits(FieldBits)
+        .FieldBits(FieldBits),
+        .Pump(Pump)
     ) u_dsp (
         .clk_i,
+        .clk2x_i,
+        .rst_ni,
         .en_i(en),
         .a_i(a),
         .d_i(d),
@@ -555,7 +578,7 @@ module nm_matmul #(
           for (int unsigned c = 0; c < Chains; c++) begin
             logic signed [Fields*FieldBits-1:0] all;
             int unsigned k;
-            all = sum[(t/Pack*Outs+p/PackOut)*Chains+c];
+            all = sum[place_of((t/Pack*Outs+p/PackOut)*Terms+c*Chain)/Chain];
             k = p % PackOut * Pack + t % Pack;
             part[(t*Pe+p)*Chains+c] = all[k*FieldBits+:FieldBits];
           end

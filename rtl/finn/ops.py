@@ -455,7 +455,7 @@ class _CoreRtl(_Rtl):
             "      .m_axis_tready(out0_V_TREADY)",
             "      .m_axis_tlast()",
             "      .m_axis_tuser()",
-            *codegen.set_ties(parameters),
+            *codegen.ties(parameters),
         ]
         return [
             *lines,

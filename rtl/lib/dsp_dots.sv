@@ -145,6 +145,8 @@ module dsp_dots #(
       .FieldBits(FieldBits)
   ) u_chains (
       .clk_i,
+      .clk2x_i(1'b0),
+      .rst_ni(1'b1),
       .en_i(1'b1),
       .a_i(a_high),
       .d_i(a_low),
