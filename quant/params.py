@@ -159,6 +159,8 @@ class Device:
     dsp_ports: tuple[int, int] = (27, 18)
     #: a bitstream can fill UltraRAM
     uram_init: bool = False
+    #: clock that DSP blocks can have over that of the cores, 1 or 2
+    pump: int = 1
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ REGISTERS = ("FDRE", "FDSE", "FDCE", "FDPE")
 #: not counted: a vendor tool folds inverters into pins, wide multiplexers come with their LUTs
 FREE = ("INV", "MUXF7", "MUXF8", "MUXF9", "CARRY4")
 DSPS = ("DSP48E1", "DSP48E2")
-#: rtl/lib/dsp_chains.sv, a black box of DSP blocks with their registers; bits of a_i per block
-CHAINS, CHAINS_A = "dsp_chains", 27
+#: rtl/lib/dsp_blocks.sv, a black box of DSP blocks with their registers; bits of a_i per block
+CHAINS, CHAINS_A = "dsp_blocks", 27
 #: halves of a RAMB36
 BRAMS = {"RAMB18E1": 1, "RAMB18E2": 1, "RAMB36E1": 2, "RAMB36E2": 2}
 
@@ -191,9 +191,12 @@ def _through(cell: dict[str, Any]) -> Iterator[tuple[str, str, float, int, int]]
     """(input pin, output pin, ns, levels, carry blocks) of a cell but CARRY4."""
     kind = cell["type"]
     inputs = [p for p, d in cell["port_directions"].items() if d == "input" and p not in CLOCKS]
+    table = _value(cell, "INIT") if kind == "LUT6_2" else 0
     outputs = [p for p, d in cell["port_directions"].items() if d == "output"]
     for a in inputs:
         for b in outputs:
+            if b == "O5" and not _matters(table, int(a[1:])):
+                continue
             if kind.startswith("LUT"):
                 yield a, b, DELAY["lut"], 1, 0
             elif kind.startswith("MUXF"):
@@ -214,6 +217,12 @@ def _through(cell: dict[str, Any]) -> Iterator[tuple[str, str, float, int, int]]
                 ns, ends = _dsp(cell, a)
                 if not ends and not _value(cell, "PREG"):
                     yield a, b, ns, 0, 0
+
+
+def _matters(table: int, index: int) -> bool:
+    """Whether O5 of a LUT6_2 with this ``INIT`` depends on its input I<index>."""
+    rows = [i for i in range(32) if not i >> index & 1]
+    return index < 5 and any((table >> i ^ table >> (i | 1 << index)) & 1 for i in rows)
 
 
 def _arcs(cell: dict[str, Any]) -> Iterator[_Arc]:

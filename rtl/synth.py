@@ -46,24 +46,28 @@ def _yosys(commands: list[str], folder: Path) -> str:
     return log
 
 
-def read_command(top: str, parameters: dict[str, int | str]) -> str:
-    """The yosys command that elaborates a module of ``rtl/lib`` or ``rtl/cores``."""
+def read_command(top: str, parameters: dict[str, int | str], primitives: str = "") -> str:
+    """The yosys command that elaborates a module of ``rtl/lib`` or ``rtl/cores``; ``primitives``:
+    folder of ``rtl`` with modules that take the place of those of the same name."""
     values = " ".join(
         f'-G{k}="{v}"' if isinstance(v, str) else f"-G{k}={v}" for k, v in parameters.items()
     )
-    files = sorted(p for p in (RTL / "lib").glob("*.sv") if p.stem != "axis_checker")
+    found = {p.stem: p for p in (RTL / "lib").glob("*.sv") if p.stem != "axis_checker"}
+    if primitives:
+        found |= {p.stem: p for p in (RTL / primitives).glob("*.sv")}
+    files = [found[stem] for stem in sorted(found)]
     core = RTL / "cores" / f"{top}.sv"
     sources = " ".join(str(p) for p in [*files, *([core] if core.exists() else [])])
     return f"read_slang --threads 1 --top {top} {values} {sources}"
 
 
-def without_dsp_chains(read: str, top: str) -> list[str]:
-    """The same, flat, with every ``dsp_chains`` as a black box: yosys knows neither the registers
+def without_dsp_blocks(read: str, top: str) -> list[str]:
+    """The same, flat, with every ``dsp_blocks`` as a black box: yosys knows neither the registers
     nor the cascade of a DSP block. Its size is in the width of its ports, so each is a module of
-    its own: ``dsp_chains$`` and where it stands."""
+    its own: ``dsp_blocks$`` and where it stands."""
     return [
         read.replace("read_slang", "read_slang --keep-hierarchy"),
-        "blackbox =dsp_chains$*",
+        "blackbox =dsp_blocks$*",
         f"hierarchy -check -top {top}",
         "flatten -noscopeinfo",
     ]
@@ -105,8 +109,8 @@ def synthesise(
         synth = f"synth_xilinx -family {family} -noiopad -noclkbuf -flatten {options}-top {stem}"
         # without a chain yosys makes more of the design when it reads it flat
         chained = any(path.stem == netlist.CHAINS for path in rtl_sources(stem)) and predicted.dsp
-        read = read_command(stem, parameters)
-        commands = without_dsp_chains(read, stem) if chained else [read]
+        read = read_command(stem, parameters, "xilinx")
+        commands = without_dsp_blocks(read, stem) if chained else [read]
         _yosys([*commands, synth, "write_json netlist.json"], folder)
         module = json.loads((folder / "netlist.json").read_text())["modules"][stem]
     for cell in module["cells"].values():

@@ -37,6 +37,7 @@ struct attention_config {
   static constexpr int shift = 8;
   static constexpr int half_up = 0;
   static constexpr int mult_dsp = 0;
+  static constexpr int pump = 1;  // clock of DSP blocks: the compiler knows one
   static constexpr int kv_ram = 0;
   static constexpr int index_bits = 6;
   static constexpr int recip_entries = 0;

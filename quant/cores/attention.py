@@ -130,6 +130,8 @@ class AttentionParams(CoreParams):
     half_up: int = 0
     #: 1: products in DSP blocks, 0: in LUTs
     mult_dsp: int = 0
+    #: clock of the DSP blocks over that of the core, 1 or 2
+    pump: int = 1
     #: memories of k and v: 0: LUT RAM, 1: block RAM, 2: UltraRAM
     kv_ram: int = 0
     #: 0: the reciprocal is addressed by the leading one, else entries of each of its two segments
@@ -163,6 +165,9 @@ class AttentionParams(CoreParams):
         self.require(
             not self.mult_dsp or self.fits_dsp(DSP_PORTS), "these operands suit no DSP block"
         )
+        self.require(self.pump in (1, 2), f"pump {self.pump}: 1 or 2 are")
+        self.require(self.pump == 1 or self.mult_dsp == 1, "products in LUTs have one clock")
+        self.require(self.pump == 1 or self.pairs(), "an odd chain of DSP blocks has no other")
         self.require(1 <= self.sets <= 64, "sets must be 1 to 64")
         for name in self.SPANS:
             span, shift = getattr(self, f"{name}_span"), getattr(self, f"{name}_shift")
@@ -288,11 +293,22 @@ class AttentionParams(CoreParams):
             Packing.of(self.v_type, self.prob_type, (self.simd, tokens), self.n, ports),
         )
 
+    def pairs(self) -> bool:
+        """Chains of DSP blocks can share them in pairs."""
+        score, value = self.packings(DSP_PORTS)
+        if score is None or value is None:
+            return False
+        tokens = self.tp if self.n == self.m else 1
+        keys, channels = self.m // score.a * (self.tp // score.b), self.simd // value.a
+        return keys % 2 == 0 and channels * (tokens // value.b) % 2 == 0
+
     def fits_dsp(self, ports: tuple[int, int]) -> bool:
         """Products suit DSP blocks with signed operands of these widths."""
         return None not in self.packings(ports)
 
     def suits(self, device: Device) -> bool:
+        if self.pump > device.pump:
+            return False
         return not self.mult_dsp or self.packings(device.dsp_ports) == self.packings(DSP_PORTS)
 
     def cycles(self, tokens: int) -> int:
@@ -331,16 +347,19 @@ class AttentionParams(CoreParams):
                     for i, fits in enumerate((words <= 256, bits >= 1024, bits >= 1 << 16))
                     if fits
                 ]
-                one = replace(self, simd=simd, heads_par=heads_par, tp=1, mult_dsp=0)
+                one = replace(self, simd=simd, heads_par=heads_par, tp=1, mult_dsp=0, pump=1)
                 styles = [(0, (1, 2, 3, 4, 8))]
                 styles += [(1, (1, 2, 4, 6, 8))] if one.fits_dsp(DSP_PORTS) else []
                 for mult_dsp, tps in styles:
                     for tp in tps:
                         for kv_ram in rams if tp <= self.max_tokens else ():
-                            yield {
+                            folding = {
                                 "simd": simd, "heads_par": heads_par, "tp": tp, "kv_ram": kv_ram,
-                                "mult_dsp": mult_dsp,
+                                "mult_dsp": mult_dsp, "pump": 1,
                             }  # fmt: skip
+                            yield folding
+                            if mult_dsp and replace(one, tp=tp).pairs():
+                                yield {**folding, "pump": 2}
 
     def resources(self) -> Resources:
         """LUTs are counted as open synthesis maps them: one per bit of an adder and per bit of a
@@ -465,17 +484,28 @@ class AttentionParams(CoreParams):
         simd, n, m, rows = self.simd, self.n, self.m, self.tp * self.heads_par
         # the register behind a LUT RAM or in front of the chain is one more cycle
         read = self.kv_ram == 0
-        luts = rows * (q.bits * max(0, simd - 2) + self.prob_type.bits * (n - 1))
+        prob, pump = self.prob_type, self.pump
+
+        def late(terms: int, free: int) -> int:
+            """Elements of a vector that come after more than ``free`` + 1 cycles."""
+            return max(0, terms - 1 - pump * free)
+
+        luts = rows * (q.bits * late(simd, 1) + prob.bits * late(n, 0))
         if score.b > 1 and q.signed:
             luts += rows / 2 * simd * (q.bits + 1)  # type: ignore[assignment]
-        shared = self.heads_par * m * k.bits * max(0, simd - 3 + read)
-        values = simd * v.bits * max(0, n - 2 + (read and n == m))
+        shared = self.heads_par * m * k.bits * late(simd, 2 - read)
+        values = simd * v.bits * late(n, 1 - (read and n == m))
         if n == m:
             shared += self.heads_par * values
         else:
             luts += rows * values
-        dsp = rows * simd * (m / score.a / score.b + n / value.a / value.b)
-        return luts, shared, dsp
+        scores, values = simd * m / score.a / score.b, n * simd / value.a / value.b
+        if pump > 1:  # the words that differ between two chains take turns
+            turn = score.a * k.bits if m // score.a % 2 == 0 else score.b * (q.bits + 1)
+            luts += rows * scores / 2 * turn
+            turn = value.a * v.bits if simd // value.a % 2 == 0 else value.b * (prob.bits + 1)
+            luts += rows * values / 2 * turn
+        return luts, shared, rows * (scores + values) / pump
 
     @property
     def score_bits(self) -> int:
@@ -508,6 +538,8 @@ class AttentionParams(CoreParams):
         if self.mult_dsp:  # shift registers of up to two cycles
             shared = 3 * self.heads_par * (m * k.bits + (n == m) * simd * v.bits)
             row += 3 * q.bits + 2 * prob.bits + (n < m) * min(n, 3) * simd * v.bits
+            if self.pump > 1:
+                row, shared = row + self._halves(), shared + 3 * self.heads_par * m * k.bits
         else:
             row += simd * (q.bits + multiples(q, k)) + n * multiples(prob, v)
             row += m * (simd * product(q, k) + _tree(simd, qk + 1))
@@ -522,6 +554,20 @@ class AttentionParams(CoreParams):
         row += par * (s + 3 * exp.bits + 3 * slot + recip.bits + total + 3 * prob.bits)
         return self.tp * self.heads_par * row + shared + 4 * simd * out.bits + 350
 
+    def _halves(self) -> float:
+        """Registers of a row between two clocks: operands of every second DSP block, and sums."""
+        found = 0.0
+        sides = (
+            (self.packings(DSP_PORTS)[0], self.k_type, self.q_type, self.m, self.simd),
+            (self.packings(DSP_PORTS)[1], self.v_type, self.prob_type, self.simd, self.n),
+        )
+        for packing, a, b, count, length in sides:
+            assert packing, "checked at the start"
+            blocks = (length + 1) // 2
+            found += blocks * (b.bits + count * a.bits / self.tp)
+            found += count * packing.field * (3 + length % 2) / 2
+        return found
+
     def _stages(self, t: IntType) -> int:
         """Cycles of a single product whose right operand is of this type."""
         return 2 if self.mult_dsp else (t.bits + 3) // 2
@@ -530,14 +576,14 @@ class AttentionParams(CoreParams):
     def _score_at(self) -> int:
         """Cycles from a step of the score stage to the score."""
         if self.mult_dsp:
-            return self.simd + 4
+            return self.simd + 4 if self.pump == 1 else (self.simd + 1) // 2 + 5
         return 2 + self._stages(self.k_type) + (self.simd - 1).bit_length()
 
     @property
     def _value_at(self) -> int:
         """Cycles from a step of the value stage to the sum of the values."""
         if self.mult_dsp:
-            return self.n + 5
+            return self.n + 5 if self.pump == 1 else (self.n + 1) // 2 + 6
         return 3 + self._stages(self.v_type) + (self.n - 1).bit_length()
 
     def _depths(self) -> dict[str, int]:

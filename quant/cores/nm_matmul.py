@@ -178,6 +178,17 @@ class NmMatmulParams(CoreParams):
         """Weights of a step."""
         return self.pe * self.simd * self.n // self.m
 
+    def tree(self) -> list[tuple[int, int, int]]:
+        """Levels of the adder tree of an output, three terms a sum: adders, sums with one that is
+        passed on, bits that these have more than a term."""
+        levels, chains = [], self.terms // self.chain
+        terms, most = chains, 1
+        while terms > 1:
+            most = min(3 * most, chains)
+            levels.append(((terms + 1) // 3, -(-terms // 3), (most - 1).bit_length()))
+            terms = -(-terms // 3)
+        return levels
+
     def inputs(self) -> tuple[Port, ...]:
         return (Port("s_axis", self.in_channels, self.simd, self.in_type), *self.set_ports())
 
@@ -250,10 +261,9 @@ class NmMatmulParams(CoreParams):
         return max(come, tokens * self.output().beats)
 
     def head_latency(self, tokens: int) -> int:
-        # of the adder tree, four terms each
-        levels = ((self.terms // self.chain - 1).bit_length() + 1) // 2
-        stages = levels + 6 + 2 * (self.entries > 0) + (self.weight_ram > 0) + 2 * (self.tp > 1)
-        stages += self.chain if self.mult_dsp else 0
+        stages = len(self.tree()) + 6 + 2 * (self.entries > 0) + (self.weight_ram > 0) + 2 * (self.tp > 1)
+        if self.mult_dsp:
+            stages += self.chain if self.pump == 1 else (self.chain + 1) // 2 + 1
         collect = min(self.tp, tokens) * self.inputs()[0].beats
         return collect + self.group_inputs // self.simd + stages
 
@@ -280,20 +290,23 @@ class NmMatmulParams(CoreParams):
     def _lanes(self, terms: int, pe: int, most: int) -> Iterator[dict[str, int]]:
         """Tokens side by side with their multipliers: more than ``most`` would wait for each other
         at the ports."""
-        keys = ("tp", "pack", "pack_out", "mult_dsp")
+        keys = ("tp", "pack", "pack_out", "mult_dsp", "pump")
         found = [t for t in TOKENS if t <= self.max_tokens]
         for i, tp in enumerate(found):
             if i and found[i - 1] >= most:
                 return
             if tp % 3:
-                yield dict(zip(keys, (tp, 1, 1, 0), strict=True))
+                yield dict(zip(keys, (tp, 1, 1, 0, 1), strict=True))
             outs = (1, 2) if self.m == 1 and pe % 2 == 0 else (1,)
             shares = sharing(self.in_type, self.weight_type, tp, outs, terms)
             for k, o in shares if tp == 1 or shares != ((1, 1),) else ():
-                yield dict(zip(keys, (tp, k, o, 1), strict=True))
+                for pump in (1, 2) if self.m == 1 and pe % (2 * o) == 0 else (1,):
+                    yield dict(zip(keys, (tp, k, o, 1, pump), strict=True))
 
     def suits(self, device: Device) -> bool:
         if self.weight_ram == 2 and not device.uram_init:
+            return False
+        if self.pump > device.pump:
             return False
         return not self.mult_dsp or self.fits_dsp(device.dsp_ports)
 
@@ -324,16 +337,25 @@ class NmMatmulParams(CoreParams):
             # behind more than eight bits of address open synthesis makes twice as much of a word
             lut += rom(width, words, 32 if self.sets == 1 or words <= 256 else 16)
             ff += min(width, 1 << min(words, 20))
-        ff += (len(slices) - 1) * 2 * words.bit_length() + width // 2 * (chain > 1)
+        ff += (len(slices) - 1) * (3 - self.pump) * words.bit_length() + width // 2 * (chain > 1)
         # inputs for the blocks of a chain: a shift register takes a LUT, two registers none
         field = x.bits + (x.signed and self.pack > 3 - self.pack_out)
         lanes = self.simd // chain if slots == 1 else 0
-        lut += shares * self.pack * field * lanes * max(0, chain - 3)
-        ff += shares * self.pack * field * lanes * (0, 1, 3)[min(chain, 3) - 1]
+        if self.pump == 1:
+            lut += shares * self.pack * field * lanes * max(0, chain - 3)
+            ff += shares * self.pack * field * lanes * (0, 1, 3)[min(chain, 3) - 1]
+        else:
+            # a delay serves two blocks, and every second one takes a register at twice the clock;
+            # the weights of two outputs take turns, and their sums wait for each other
+            lut += shares * self.pack * field * lanes * max(0, chain - 5) + shares * mults * w.bits / 2
+            ff += shares * self.pack * field * lanes * (min(chain - 1, 3) + (chain + 1) / 2)
+            ff += mults * w.bits * ((chain + 1) // 2) / chain
+            sums = shares * mults / chain / self.pack_out * self.pack * self.pack_out
+            ff += sums * field_bits(x, w, chain) * (3 + chain % 2) / 2 + 4
         if slots > 1 and chain > 1:  # the same input at every weight of its group
             ff += shares * self.pack * x.bits * self.simd * (self.n - 1) * slots / self.m
         # multipliers, behind the choice of their inputs
-        size, count = field_bits(x, w, chain), self.terms // chain
+        size = field_bits(x, w, chain)
         if slots > 1:
             lut += mults * shares * self.pack * field * -(-(slots - 1) // 3)
         if not self.mult_dsp:
@@ -341,11 +363,9 @@ class NmMatmulParams(CoreParams):
             ff += tp * (mults if slots > 1 else self.terms) * x.bits
             ff += mults * w.bits + tp * mults * size
         # adder trees
-        while count > 1:
-            sums = -(-count // 4)
-            lut += tp * pe * (count - sums) * (size + 1)
-            ff += tp * pe * sums * (size + 2)
-            count, size = sums, size + 2
+        for adders, sums, growth in self.tree():
+            lut += tp * pe * adders * (size + growth)
+            ff += tp * pe * sums * (size + growth)
         # accumulators and bias
         lut += tp * pe * acc
         ff += tp * pe * acc
@@ -379,7 +399,7 @@ class NmMatmulParams(CoreParams):
         return Resources(
             lut=lut + block.lut + control,
             ff=ff + block.ff + control,
-            dsp=shares * mults // self.pack_out if self.mult_dsp else 0,
+            dsp=shares * mults // self.pack_out // self.pump if self.mult_dsp else 0,
             bram36=block.bram36,
             uram=uram,
         )

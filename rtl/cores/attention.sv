@@ -82,6 +82,8 @@ module attention #(
     parameter bit HalfUp = 0,
     // 1: products in DSP blocks, 0: in LUTs.
     parameter bit MultDsp = 0,
+    // 2: DSP blocks at twice the clock, in which two chains of inner products share the blocks of one.
+    parameter int unsigned Pump = 1,
     // Memories of K and V: 0: LUT RAM, 1: block RAM, 2: UltraRAM.
     parameter int unsigned KvRam = 0,
     // 0: the reciprocal is addressed by the leading one, else entries of each of its two segments.
@@ -106,6 +108,9 @@ module attention #(
     parameter SettingsFile = ""
 ) (
     input  logic clk_i,
+    /* verilator lint_off UNUSEDSIGNAL */
+    input  logic clk2x_i,  // only where Pump = 2
+    /* verilator lint_on UNUSEDSIGNAL */
     input  logic rst_ni,
 
     input  logic [Simd*QBits-1:0] s_axis_q_tdata,
@@ -223,14 +228,16 @@ module attention #(
   localparam bit OutExact = OutSigned && Shift <= 0 && int'(AccBits) - Shift <= int'(OutBits);
 
   // Pipelines: cycles from a step's issue to the register that holds ...
-  localparam int unsigned ScoreAt = MultDsp ? Simd + 4 : KDigits + 3 + $clog2(Simd);  // ... the score
+  localparam int unsigned ScoreAt =
+      !MultDsp ? KDigits + 3 + $clog2(Simd) : Pump == 1 ? Simd + 4 : (Simd + 1) / 2 + 5;  // ... the score
   localparam int unsigned TopAt = ScoreAt + (N == M ? $clog2(M) : 3);  // ... the group's maximum
   localparam int unsigned ExpAt = 4;  // ... the exponentials
   localparam int unsigned SumAt = ExpAt + $clog2(Par) + 1;  // ... their sum
   localparam int unsigned RecipAt = SumAt + 3;  // ... its reciprocal
   localparam int unsigned ScaledAt = 1 + (MultDsp ? 2 : ExpDigits + 1);
   localparam int unsigned ProbAt = ScaledAt + 3;  // ... the probabilities
-  localparam int unsigned AccAt = MultDsp ? N + 5 : VDigits + 4 + $clog2(N);  // ... the sum of the values
+  localparam int unsigned AccAt =
+      !MultDsp ? VDigits + 4 + $clog2(N) : Pump == 1 ? N + 5 : (N + 1) / 2 + 6;  // ... the sum of the values
   localparam int unsigned OutAt = AccAt + 2;  // ... the output
   localparam int unsigned SurvivorAt = (N == M) ? ScoreAt : TopAt;
 
@@ -871,9 +878,12 @@ module attention #(
           .ASigned(KSigned),
           .BBits(QBits),
           .BSigned(QSigned),
-          .DotBits(ScoreBits)
+          .DotBits(ScoreBits),
+          .Pump(Pump)
       ) u_dots (
           .clk_i,
+          .clk2x_i,
+          .rst_ni,
           .a_i(k_data[h*M*Simd*KBits +: M*Simd*KBits]),
           .b_i(queries),
           .dot_o(dot)
@@ -917,9 +927,12 @@ module attention #(
           .ASigned(VSigned),
           .BBits(ProbBits),
           .BSigned(0),
-          .DotBits(AccBits)
+          .DotBits(AccBits),
+          .Pump(Pump)
       ) u_dots (
           .clk_i,
+          .clk2x_i,
+          .rst_ni,
           .a_i(values),
           .b_i(probs),
           .dot_o(dot)

@@ -149,9 +149,25 @@ module nm_matmul #(
   localparam int unsigned XBits = InBits + (InSigned && Pack > (WeightsWide ? 1 : 2) ? 1 : 0);
   localparam int unsigned StageBits = Pe * Chains * (WeightBits + IndexBits);  // of the weights
 
-  // four terms are added per level of the tree and register
-  localparam int unsigned Levels = ($clog2(Chains) + 1) / 2;
-  localparam int unsigned SumBits = FieldBits + 2 * Levels;
+  // three terms are added per level of the tree and register
+  // verilator coverage_off
+  function automatic int unsigned tree_terms(int unsigned level);
+    tree_terms = Chains;
+    for (int unsigned l = 0; l < level; l++) tree_terms = (tree_terms + 2) / 3;
+  endfunction
+
+  function automatic int unsigned tree_levels();
+    tree_levels = 0;
+    for (int unsigned terms = Chains; terms > 1; terms = (terms + 2) / 3) tree_levels++;
+  endfunction
+
+  function automatic int unsigned tree_bits(int unsigned level);
+    tree_bits = FieldBits + $clog2(3 ** level < Chains ? 3 ** level : Chains);
+  endfunction
+  // verilator coverage_on
+
+  localparam int unsigned Levels = tree_levels();
+  localparam int unsigned SumBits = tree_bits(Levels);
   localparam int unsigned ReadStages = WeightRam == 0 ? 1 : 2;  // RAM blocks have a register of their own
   localparam int unsigned MultStages = !MultDsp ? 2 : Pump == 1 ? Chain + 2 : (Chain + 1) / 2 + 3;
   localparam int unsigned Stages = ReadStages + MultStages + Levels + 1;
@@ -632,11 +648,14 @@ module nm_matmul #(
   logic signed [SumBits-1:0] sum[Tp*Pe];
 
   for (genvar l = 1; l <= Levels; l++) begin : gen_level
-    localparam int unsigned From = (Chains + 4 ** (l - 1) - 1) / 4 ** (l - 1);  // per output
-    localparam int unsigned To = (Chains + 4 ** l - 1) / 4 ** l;
-    localparam int unsigned Bits = FieldBits + 2 * l;
-    logic signed [Bits-3:0] term[Tp*Pe*From];
-    logic signed [Bits-1:0] sum_d[Tp*Pe*To], sum_q[Tp*Pe*To];
+    localparam int unsigned From = tree_terms(l - 1);  // per output
+    localparam int unsigned To = tree_terms(l);
+    localparam int unsigned Adds = (From + 1) / 3;  // a single term that is left over goes on
+    localparam int unsigned FromBits = tree_bits(l - 1);
+    localparam int unsigned Bits = tree_bits(l);
+    logic signed [FromBits-1:0] term[Tp*Pe*From];
+    logic signed [FromBits-1:0] a[Tp*Pe*Adds], b[Tp*Pe*Adds], c[Tp*Pe*Adds];
+    logic signed [Bits-1:0] added[Tp*Pe*Adds], sum_d[Tp*Pe*To], sum_q[Tp*Pe*To];
 
     if (l == 1) begin : gen_first
       assign term = part;
@@ -646,18 +665,29 @@ module nm_matmul #(
 
     always_comb begin
       for (int unsigned o = 0; o < Tp * Pe; o++) begin
+        for (int unsigned i = 0; i < Adds; i++) begin
+          a[o*Adds+i] = term[o*From+3*i];
+          b[o*Adds+i] = term[o*From+3*i+1];
+          c[o*Adds+i] = 3 * i + 2 < From ? term[o*From+3*i+2] : '0;
+        end
+      end
+    end
+
+    add3 #(
+        .Count  (Tp * Pe * Adds),
+        .InBits (FromBits),
+        .OutBits(Bits)
+    ) u_add (
+        .a_i(a),
+        .b_i(b),
+        .c_i(c),
+        .s_o(added)
+    );
+
+    always_comb begin
+      for (int unsigned o = 0; o < Tp * Pe; o++) begin
         for (int unsigned i = 0; i < To; i++) begin
-          logic signed [Bits-2:0] pair[2];
-          // spelt out, or open synthesis makes carry-save adders of it, which cost twice as much
-          for (int unsigned h = 0; h < 2; h++) begin
-            int unsigned k;
-            k = 4 * i + 2 * h;
-            pair[h] = '0;
-            if (k < From) pair[h] = (Bits-1)'(term[o*From+k]);
-            if (k + 1 < From) pair[h] = pair[h] + (Bits-1)'(term[o*From+k+1]);
-          end
-          sum_d[o*To+i] =
-              $signed({pair[0][Bits-2], pair[0]}) + $signed({pair[1][Bits-2], pair[1]});
+          sum_d[o*To+i] = i < Adds ? added[o*Adds+i] : Bits'(term[o*From+3*i]);
         end
       end
     end

@@ -2,9 +2,7 @@
 
 /// p_o[c] = sum over the blocks k of chain c of (a_i + d_i) * b_i, in chains of DSP blocks (dsp_blocks).
 ///
-/// Where operands hold several numbers, the sum does too: fields of FieldBits, each a signed sum of its
-/// own. A chain starts with 2^(FieldBits - 1) in all but the highest, so that none of them is negative, or
-/// borrows from the next: a field is its sum with the sign bit inverted, and p_o inverts it back.
+/// Where operands hold several numbers, the sum does too: fields of FieldBits, each a signed sum of its own.
 ///
 /// Pump = 1: block k of a chain takes its operands k cycles after block 0; the sum is there Length + 2
 /// cycles after those of block 0.
@@ -33,33 +31,19 @@ module dsp_chains #(
     output logic signed [SumBits-1:0] p_o[Chains]
 );
 
-  // verilator coverage_off
-  // called for constants alone
-  function automatic logic [SumBits-1:0] signs();
-    signs = '0;
-    for (int unsigned k = FieldBits; k < SumBits; k += FieldBits) signs[k-1] = 1'b1;
-  endfunction
-  // verilator coverage_on
-
-  localparam logic signed [SumBits-1:0] Start = signs();
-
-  logic signed [SumBits-1:0] sum[Chains];
-
-  always_comb for (int unsigned c = 0; c < Chains; c++) p_o[c] = sum[c] ^ Start;
-
   if (Pump == 1) begin : gen_single
     dsp_blocks #(
         .Chains (Chains),
         .Length (Length),
         .SumBits(SumBits),
-        .Start  (Start)
+        .FieldBits(FieldBits)
     ) u_blocks (
         .clk_i,
         .en_i,
         .a_i,
         .d_i,
         .b_i,
-        .p_o(sum)
+        .p_o
     );
   end else begin : gen_double
     localparam int unsigned Pairs = Chains / 2;
@@ -124,7 +108,7 @@ module dsp_chains #(
         .Chains (Pairs),
         .Length (Length),
         .SumBits(SumBits),
-        .Start  (Start),
+        .FieldBits(FieldBits),
         .InputRegs(1)
     ) u_blocks (
         .clk_i(clk2x_i),
@@ -159,7 +143,7 @@ module dsp_chains #(
 
     always_ff @(posedge clk_i) if (en_i) sum_q <= sum_d;
 
-    assign sum = sum_q;
+    assign p_o = sum_q;
   end
 
 endmodule

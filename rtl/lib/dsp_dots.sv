@@ -8,6 +8,9 @@
 /// the upper one shifted by a field. The sum of a chain then consists of up to four fields, each of which
 /// is wide enough for an inner product. The packing is the first of 2 x 2, 2 x 1 and 1 x 2 for which
 /// operands and sum fit the block and the vectors come in pairs, else 1 x 1.
+///
+/// With Pump = 2 the blocks run with clk2x_i, and two chains with the same words a, or b, share their blocks
+/// (dsp_chains); the inner products follow (Length + 1) / 2 + 3 cycles later.
 module dsp_dots #(
     parameter int unsigned ACount = 2,   // vectors
     parameter int unsigned BCount = 2,
@@ -16,9 +19,12 @@ module dsp_dots #(
     parameter bit ASigned = 1,
     parameter int unsigned BBits = 4,
     parameter bit BSigned = 1,
-    parameter int unsigned DotBits = 16  // of an inner product as the outputs have it
+    parameter int unsigned DotBits = 16, // of an inner product as the outputs have it
+    parameter int unsigned Pump = 1      // 2: the number of chains is even
 ) (
     input  logic                            clk_i,
+    input  logic                            clk2x_i,
+    input  logic                            rst_ni,
     input  logic [ACount*Length*ABits-1:0]  a_i,     // vector after vector, first element low
     input  logic [BCount*Length*BBits-1:0]  b_i,
     output logic signed [DotBits-1:0]       dot_o[BCount*ACount]  // of vectors a and b, at b * ACount + a
@@ -61,11 +67,17 @@ module dsp_dots #(
     $error("dsp_dots: these vectors suit no DSP block");
   end
 
-  // -- elements k, k cycles later ------------------------------------------------------------------
+  // Chain of set a and set b; those that share blocks stand side by side.
+  function automatic int unsigned chain_of(int unsigned set_a, int unsigned set_b);
+    chain_of = ASets % Pump == 0 ? set_b * ASets + set_a : set_a * BSets + set_b;
+  endfunction
+
+  // -- elements k, later as block k of a chain takes them ------------------------------------------
   logic [ACount*ABits-1:0] a[Length];
   logic [BCount*BBits-1:0] b[Length];
 
   for (genvar k = 0; k < Length; k++) begin : gen_element
+    localparam int unsigned Delay = (k + Pump - 1) / Pump;
     logic [ACount*ABits-1:0] a_now;
     logic [BCount*BBits-1:0] b_now;
 
@@ -82,16 +94,16 @@ module dsp_dots #(
       assign a[k] = a_now;
       assign b[k] = b_now;
     end else begin : gen_delay
-      logic [k*ACount*ABits-1:0] a_q;
-      logic [k*BCount*BBits-1:0] b_q;
+      logic [Delay*ACount*ABits-1:0] a_q;
+      logic [Delay*BCount*BBits-1:0] b_q;
 
       always_ff @(posedge clk_i) begin
-        a_q <= (k * ACount * ABits)'({a_q, a_now});
-        b_q <= (k * BCount * BBits)'({b_q, b_now});
+        a_q <= (Delay * ACount * ABits)'({a_q, a_now});
+        b_q <= (Delay * BCount * BBits)'({b_q, b_now});
       end
 
-      assign a[k] = a_q[(k-1)*ACount*ABits+:ACount*ABits];
-      assign b[k] = b_q[(k-1)*BCount*BBits+:BCount*BBits];
+      assign a[k] = a_q[(Delay-1)*ACount*ABits+:ACount*ABits];
+      assign b[k] = b_q[(Delay-1)*BCount*BBits+:BCount*BBits];
     end
   end
 
@@ -126,11 +138,13 @@ module dsp_dots #(
   always_comb begin
     for (int unsigned s = 0; s < BSets * ASets; s++) begin
       for (int unsigned k = 0; k < Length; k++) begin
+        int unsigned at;
+        at = chain_of(s % ASets, s / ASets) * Length + k;
         // the adder before the multiplier puts both words together
-        a_low[s*Length+k] = left(a[k][s%ASets*PackA*ABits+:ABits]);
-        a_high[s*Length+k] = PackA == 1 ? '0 :
+        a_low[at] = left(a[k][s%ASets*PackA*ABits+:ABits]);
+        a_high[at] = PackA == 1 ? '0 :
             left(a[k][(s%ASets*PackA+PackA-1)*ABits+:ABits]) << (PackB * FieldBits);
-        b_both[s*Length+k] = b_set[s/ASets*Length+k];
+        b_both[at] = b_set[s/ASets*Length+k];
       end
     end
   end
@@ -142,11 +156,12 @@ module dsp_dots #(
       .Chains(BSets * ASets),
       .Length(Length),
       .SumBits(SumBits),
-      .FieldBits(FieldBits)
+      .FieldBits(FieldBits),
+      .Pump(Pump)
   ) u_chains (
       .clk_i,
-      .clk2x_i(1'b0),
-      .rst_ni(1'b1),
+      .clk2x_i,
+      .rst_ni,
       .en_i(1'b1),
       .a_i(a_high),
       .d_i(a_low),
@@ -160,7 +175,7 @@ module dsp_dots #(
         int unsigned field;
         field = i % PackA * PackB + j % PackB;
         dot_o[j*ACount+i] =
-            DotBits'(signed'(sum[j/PackB*ASets+i/PackA][field*FieldBits+:FieldBits]));
+            DotBits'(signed'(sum[chain_of(i/PackA,j/PackB)][field*FieldBits+:FieldBits]));
       end
     end
   end

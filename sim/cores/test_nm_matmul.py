@@ -81,6 +81,22 @@ SETS = [
         out_type=IntType(4, True), shift=3, half_up=1, entries=16, table_offset=8, max_tokens=6,
         weight_ram=1, sets=12,
     ),
+    NmMatmulParams(  # DSP blocks at twice the clock: chains of 15, two tokens and outputs per block
+        in_channels=30, out_channels=12, n=1, m=1, simd=30, pe=4, tp=4, pack=2, pack_out=2,
+        mult_dsp=1, pump=2, in_type=IntType(3, True), weight_type=IntType(3, True),
+        bias_type=IntType(6, True), acc_type=IntType(10, True), out_type=IntType(3, True), shift=5,
+        half_up=1, max_tokens=7, weight_ram=1,
+    ),
+    NmMatmulParams(  # the same with chains of four, three of them, groups and one token
+        in_channels=24, out_channels=12, groups=2, n=1, m=1, simd=12, pe=2, mult_dsp=1, pump=2,
+        in_type=IntType(11, False), weight_type=IntType(18, True), bias_type=IntType(12, True),
+        acc_type=IntType(34, True), shift=22, max_tokens=5,
+    ),
+    NmMatmulParams(  # the same with one block per chain, four tokens side by side, five sets
+        in_channels=6, out_channels=8, n=1, m=1, simd=1, pe=4, tp=4, pack=2, pack_out=2, mult_dsp=1,
+        pump=2, in_type=IntType(3, False), weight_type=IntType(3, True), bias_type=IntType(6, True),
+        acc_type=IntType(9, True), out_type=IntType(4, True), shift=4, max_tokens=5, sets=5,
+    ),
 ]  # fmt: skip
 
 

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// rtl/lib/add3.sv in primitives, for synthesis that does not find adders of three operands: one LUT6_2 per
+/// bit. O5 is the carry of three bits, which counts one place higher; O6 says whether the sum of three bits
+/// and the carry from below differ, so that the chain adds them up.
+module add3 #(
+    parameter int unsigned Count = 1,
+    parameter int unsigned InBits = 8,
+    parameter int unsigned OutBits = 10
+) (
+    input  logic signed [ InBits-1:0] a_i[Count],
+    input  logic signed [ InBits-1:0] b_i[Count],
+    input  logic signed [ InBits-1:0] c_i[Count],
+    output logic signed [OutBits-1:0] s_o[Count]
+);
+
+  localparam int unsigned Chains = (OutBits + 3) / 4;  // CARRY4 of an adder
+
+  for (genvar k = 0; k < Count; k++) begin : gen_adder
+    logic [OutBits-1:0] a, b, c;
+    logic [4*Chains-1:0] differ, carry, sum, chain;  // carry: of the three bits one place below
+
+    assign a = OutBits'(a_i[k]);
+    assign b = OutBits'(b_i[k]);
+    assign c = OutBits'(c_i[k]);
+    assign s_o[k] = sum[OutBits-1:0];
+    assign carry[0] = 1'b0;
+
+    for (genvar i = 0; i < 4 * Chains; i++) begin : gen_bit
+      if (i < OutBits) begin : gen_lut
+        logic carry_out;
+
+        // I3 ^ I2 ^ I1 ^ I0, majority of I2, I1, I0
+        LUT6_2 #(
+            .INIT(64'h6996_6996_e8e8_e8e8)
+        ) u_lut (
+            .I0(a[i]),
+            .I1(b[i]),
+            .I2(c[i]),
+            .I3(carry[i]),
+            .I4(1'b0),
+            .I5(1'b1),
+            .O5(carry_out),
+            .O6(differ[i])
+        );
+        if (i + 1 < 4 * Chains) begin : gen_next
+          assign carry[i+1] = carry_out;
+        end
+      end else begin : gen_unused
+        assign differ[i] = 1'b0;
+        if (i > OutBits) begin : gen_no_carry
+          assign carry[i] = 1'b0;
+        end
+      end
+    end
+
+    for (genvar i = 0; i < Chains; i++) begin : gen_chain
+      CARRY4 u_carry (
+          .CI(i > 0 ? chain[(i > 0 ? 4 * i - 1 : 0)] : 1'b0),
+          .CYINIT(1'b0),
+          .DI(carry[4*i+:4]),
+          .S(differ[4*i+:4]),
+          .O(sum[4*i+:4]),
+          .CO(chain[4*i+:4])
+      );
+    end
+  end
+
+endmodule
+
+(* blackbox *)
+module LUT6_2 #(
+    parameter logic [63:0] INIT = '0
+) (
+    input  logic I0,
+    input  logic I1,
+    input  logic I2,
+    input  logic I3,
+    input  logic I4,
+    input  logic I5,
+    output logic O5,
+    output logic O6
+);
+endmodule
+
+(* blackbox *)
+module CARRY4 (
+    input  logic       CI,
+    input  logic       CYINIT,
+    input  logic [3:0] DI,
+    input  logic [3:0] S,
+    output logic [3:0] O,
+    output logic [3:0] CO
+);
+endmodule
