@@ -97,6 +97,9 @@ class Board:
     usable_dsp: float = 0.80
     usable_bram36: float = 0.80
     usable_uram: float = 0.80
+    #: Vivado: clock that the DSP blocks of this part bear with all their registers used; they then
+    #: may run at twice clock_mhz. 0: they run with the cores
+    dsp_mhz: float = 0.0
     #: why there is no bitstream for it: category (ps: its processing system, toolchain) and reason
     exclude_category: str = ""
     exclude_reason: str = ""
@@ -126,6 +129,8 @@ class Board:
                 if bool(getattr(self, key)) != (toolchain == self.toolchain):
                     has = "has no" if getattr(self, key) else "needs"
                     raise BoardError(f"board {self.name}: toolchain {self.toolchain} {has} {key}")
+        if self.dsp_mhz and self.family != "ultrascale+":
+            raise BoardError(f"board {self.name}: dsp_mhz: only ultrascale+ has a second clock")
         if bool(self.exclude_category) != bool(self.exclude_reason):
             raise BoardError(f"board {self.name}: an exclusion needs category and reason")
         self._check_pins()
@@ -152,8 +157,9 @@ class Board:
         return Resources(self.lut, self.ff, self.dsp, self.bram36, self.uram)
 
     def device(self) -> Device:
-        """What the blocks of its family can do."""
-        return _DEVICES[self.family]
+        """What the blocks of its family can do, and how fast they are."""
+        pump = 2 if 2 * self.clock_mhz <= self.dsp_mhz else 1
+        return dataclasses.replace(_DEVICES[self.family], pump=pump)
 
     def budget(self) -> Resources:
         """What a design may use: capacity times the usable fraction, in LUTs of the cost model."""

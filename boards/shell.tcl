@@ -114,6 +114,13 @@ set_property -dict $options [get_bd_cells ps]
 cell clock xilinx.com:ip:clk_wiz CONFIG.PRIM_SOURCE No_buffer CONFIG.PRIM_IN_FREQ $bus_mhz \
   CONFIG.CLKOUT1_REQUESTED_OUT_FREQ [dict get $board clock_mhz] CONFIG.RESET_TYPE ACTIVE_LOW \
   CONFIG.RESET_PORT resetn
+set pumped [expr {[dict get $design pump] == 2}]
+if {$pumped} {
+  # both from one MMCM, with equal delays (CLOCK_DELAY_GROUP): paths between them are those of a fast cycle
+  set_property -dict [list CONFIG.CLKOUT2_USED true \
+    CONFIG.CLKOUT2_REQUESTED_OUT_FREQ [expr {2 * [dict get $board clock_mhz]}] \
+    CONFIG.CLKOUT1_MATCHED_ROUTING true CONFIG.CLKOUT2_MATCHED_ROUTING true] [get_bd_cells clock]
+}
 cell bus_reset xilinx.com:ip:proc_sys_reset
 cell core_reset xilinx.com:ip:proc_sys_reset
 set length 26
@@ -136,6 +143,7 @@ wire ps/[dict get $ps clock] clock/clk_in1 bus_reset/slowest_sync_clk control/ac
 wire ps/[dict get $ps reset] clock/resetn bus_reset/ext_reset_in core_reset/ext_reset_in
 wire clock/clk_out1 core_reset/slowest_sync_clk control/aclk1 accelerator/clk_i \
   to_accelerator/m_axis_aclk from_accelerator/s_axis_aclk
+if {$pumped} { wire clock/clk_out2 accelerator/clk2x_i }
 wire clock/locked core_reset/dcm_locked
 wire bus_reset/peripheral_aresetn control/aresetn memory/aresetn dma/axi_resetn to_accelerator/s_axis_aresetn
 wire core_reset/peripheral_aresetn accelerator/rst_ni

@@ -26,9 +26,9 @@ def name(interface: Interface) -> str:
     return f"{interface.model}_axi"
 
 
-def source(interface: Interface, core: str = "rtl") -> str:
-    """Verilog of the top. ``core`` = rtl: the accelerator inside; hls: its streams are ports, whole
-    bytes wide. ``core_rst_no`` resets what stands behind it, too. Raises SievitError for a beat
+def source(interface: Interface, core: str = "rtl", pumped: bool = False) -> str:
+    """Verilog of the top. ``core`` = rtl: the accelerator inside, ``pumped`` with a clock for its
+    DSP blocks; hls: its streams are ports, whole bytes wide. ``core_rst_no`` resets what stands behind it, too. Raises SievitError for a beat
     wider than a DMA word can be."""
     for what, lanes in (("input", interface.input), ("output", interface.output)):
         if word_bytes(lanes) > MOST_BYTES:
@@ -52,6 +52,11 @@ def source(interface: Interface, core: str = "rtl") -> str:
         '       X_INTERFACE_PARAMETER = "POLARITY ACTIVE_LOW" *)\n'
         "    input wire rst_ni",
     ]
+    if pumped:
+        ports.append(
+            '    (* X_INTERFACE_INFO = "xilinx.com:signal:clock:1.0 clk2x_i CLK" *)\n'
+            "    input wire clk2x_i"
+        )
     links = [".clk_i(clk_i)", ".rst_ni(rst_ni)"]
 
     def port(signal: str, width: int, enters: bool) -> None:
@@ -115,6 +120,7 @@ def source(interface: Interface, core: str = "rtl") -> str:
     ]
     if inside:
         core_links = [".clk_i(clk_i)", ".rst_ni(core_rst_no)"]
+        core_links += [".clk2x_i(clk2x_i)"] if pumped else []
         core_links += [f".s_axis_{s}(m_axis_core_{s})" for s in STREAM]
         core_links += [f".m_axis_{s}(s_axis_core_{s})" for s in STREAM]
         lines += [f"  {interface.model} u_core ("]

@@ -69,6 +69,8 @@ def settings(board: Board, graph: Graph, found: Interface, core: str, folder: Pa
         "hls_top": hls_codegen.identifier(graph.name),
         "sources": sorted(n for n in files if not n.startswith("mem/")),
         "digest": digest.hexdigest(),
+        # clock of the DSP blocks over that of the cores
+        "pump": 2 if core == "rtl" and codegen.pumped(graph) else 1,
         "in_width": widths[0],
         # a stream of the DMA is no wider than its memory port
         "mm2s_width": max(32, board.dma_width, widths[0]),
@@ -107,7 +109,8 @@ def generate(build_dir: Path, board: Board, core: str = "rtl") -> Path:
         shutil.copy(path, part / "ip" / path.parent.name)
     if core == "rtl":
         codegen.generate(graph, part / "ip")
-    (part / "ip" / f"{top.name(found)}.v").write_text(top.source(found, core))
+    source = top.source(found, core, core == "rtl" and codegen.pumped(graph))
+    (part / "ip" / f"{top.name(found)}.v").write_text(source)
     shutil.copy(SCRIPT, part / SCRIPT.name)
     (part / SETTINGS).write_text(settings(board, graph, found, core, part / "ip"))
     if all(_same(folder / name, part / name) for name in (SCRIPT.name, SETTINGS)):

@@ -148,7 +148,9 @@ class Build(ABC):
     def unrolled(self) -> tuple[Graph, float, str]:
         """(graph folded with cores of its own for every layer, its predicted interval, the node
         that sets it), for back ends that know no loops."""
-        budget, device = self.board.budget(), self.board.device()
+        # nor a second clock
+        device = dataclasses.replace(self.board.device(), pump=1)
+        budget = self.board.budget()
         graph = fold.fold(self.graph, budget, self.lengths, self.target_ii, device)
         return (graph, *fold.interval(graph, self.lengths))
 

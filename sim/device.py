@@ -61,7 +61,8 @@ def build(graph: Graph, found: Interface, folder: Path) -> str:
     codegen.generate(graph, folder)
     core = codegen.share_code(graph, folder, f"{name}.u_core")
     runner.write_text(folder / "sim" / f"{graph.name}.sv", core)
-    runner.write_text(folder / f"{name}.v", top.source(found))
+    source = top.source(found, pumped=codegen.pumped(graph))
+    runner.write_text(folder / f"{name}.v", source)
     runner.write_text(folder / "sim" / "checks.sv", checks(found))
     sources = [
         folder / "sim" / f"{graph.name}.sv", folder / f"{name}.v", folder / "sim" / "checks.sv",

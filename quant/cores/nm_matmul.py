@@ -261,7 +261,13 @@ class NmMatmulParams(CoreParams):
         return max(come, tokens * self.output().beats)
 
     def head_latency(self, tokens: int) -> int:
-        stages = len(self.tree()) + 6 + 2 * (self.entries > 0) + (self.weight_ram > 0) + 2 * (self.tp > 1)
+        stages = (
+            len(self.tree())
+            + 6
+            + 2 * (self.entries > 0)
+            + (self.weight_ram > 0)
+            + 2 * (self.tp > 1)
+        )
         if self.mult_dsp:
             stages += self.chain if self.pump == 1 else (self.chain + 1) // 2 + 1
         collect = min(self.tp, tokens) * self.inputs()[0].beats
@@ -347,7 +353,9 @@ class NmMatmulParams(CoreParams):
         else:
             # a delay serves two blocks, and every second one takes a register at twice the clock;
             # the weights of two outputs take turns, and their sums wait for each other
-            lut += shares * self.pack * field * lanes * max(0, chain - 5) + shares * mults * w.bits / 2
+            lut += (
+                shares * self.pack * field * lanes * max(0, chain - 5) + shares * mults * w.bits / 2
+            )
             ff += shares * self.pack * field * lanes * (min(chain - 1, 3) + (chain + 1) / 2)
             ff += mults * w.bits * ((chain + 1) // 2) / chain
             sums = shares * mults / chain / self.pack_out * self.pack * self.pack_out

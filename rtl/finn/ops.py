@@ -423,6 +423,8 @@ class _CoreRtl(_Rtl):
     def instance(self, model: Any, folder: Path) -> list[str]:
         node, package = self.node(model), self.get_nodeattr("package")
         parameters: dict[str, int | str] = dict(node.params.sv_parameters())
+        if parameters.get("Pump", 1) != 1:
+            raise UnsupportedError(node.name, "FINN gives a core one clock", "fold with pump = 1")
         for key, memory in node.params.images(node.constants).items():
             name = f"./{key}.hex"  # FINN makes these paths absolute
             for file, text in memory.files(name).items():

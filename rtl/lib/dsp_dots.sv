@@ -138,13 +138,12 @@ module dsp_dots #(
   always_comb begin
     for (int unsigned s = 0; s < BSets * ASets; s++) begin
       for (int unsigned k = 0; k < Length; k++) begin
-        int unsigned at;
-        at = chain_of(s % ASets, s / ASets) * Length + k;
         // the adder before the multiplier puts both words together
-        a_low[at] = left(a[k][s%ASets*PackA*ABits+:ABits]);
-        a_high[at] = PackA == 1 ? '0 :
+        a_low[chain_of(s%ASets,s/ASets)*Length+k] =
+            left(a[k][s%ASets*PackA*ABits+:ABits]);
+        a_high[chain_of(s%ASets,s/ASets)*Length+k] = PackA == 1 ? '0 :
             left(a[k][(s%ASets*PackA+PackA-1)*ABits+:ABits]) << (PackB * FieldBits);
-        b_both[at] = b_set[s/ASets*Length+k];
+        b_both[chain_of(s%ASets,s/ASets)*Length+k] = b_set[s/ASets*Length+k];
       end
     end
   end
