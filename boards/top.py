@@ -28,8 +28,8 @@ def name(interface: Interface) -> str:
 
 def source(interface: Interface, core: str = "rtl", pumped: bool = False) -> str:
     """Verilog of the top. ``core`` = rtl: the accelerator inside, ``pumped`` with a clock for its
-    DSP blocks; hls: its streams are ports, whole bytes wide. ``core_rst_no`` resets what stands behind it, too. Raises SievitError for a beat
-    wider than a DMA word can be."""
+    DSP blocks; hls: its streams are ports, whole bytes wide. ``core_rst_no`` resets what stands
+    behind it, too. Raises SievitError for a beat wider than a DMA word can be."""
     for what, lanes in (("input", interface.input), ("output", interface.output)):
         if word_bytes(lanes) > MOST_BYTES:
             raise SievitError(

@@ -362,7 +362,8 @@ def constants_of(stem: str, params: CoreParams) -> Constants:
 
 def _key(stem: str, params: CoreParams) -> str:
     """Changes with everything that decides the result."""
-    parts = [bare(p) for p in (*rtl_sources(stem), RTL / "synth.py", RTL / "netlist.py")]
+    own = [RTL / "synth.py", RTL / "netlist.py", *sorted((RTL / "xilinx").glob("*.sv"))]
+    parts = [bare(p) for p in (*rtl_sources(stem), *own)]
     predicted = params.resources()  # yosys is told whether it may use these blocks
     parts += [repr(sorted(params.flat().items()))]
     parts += [repr((stem, SEED, bool(predicted.dsp), bool(predicted.uram)))]

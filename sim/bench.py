@@ -4,8 +4,9 @@
 The cases are read from ``SIEVIT_CASE``; their results are appended to ``SIEVIT_RESULT`` one by one,
 so that a simulator that stops leaves behind how far it came. Every clock cycle has two time steps:
 in the first the clock falls and the ports are driven, in the second the settled design is sampled
-and the clock rises; a design with ``clk2x_i``, which rises with both edges, has four. A generator walks through the steps, resumed by a bare callback of the
-simulator: cocotb's own triggers would cost more than all the rest.
+and the clock rises. A design with ``clk2x_i``, which rises at both edges, has two more, in which
+that falls. A generator walks through the steps, resumed by a bare callback of the simulator:
+cocotb's own triggers would cost more than all the rest.
 """
 
 from __future__ import annotations

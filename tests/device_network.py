@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from sievit.quant.graph import Graph, Node
@@ -32,6 +34,14 @@ def network(seed: int = 5) -> Graph:
     graph = Graph("device_net", Port("s_axis", 6, 2, T10), TOKENS, 0, nodes)
     graph.check()
     return graph
+
+
+def two_clocks() -> Graph:
+    """The same, its first product in DSP blocks at twice the clock."""
+    graph = network()
+    embed = graph.nodes[0]
+    params = replace(embed.params, **{"mult_dsp": 1, "pump": 2})
+    return replace(graph, nodes=[replace(embed, params=params), *graph.nodes[1:]])
 
 
 def smallest(bits: int = 8) -> Graph:

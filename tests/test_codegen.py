@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from device_network import two_clocks
 
 from sievit.quant.execute import execute, first_difference
 from sievit.quant.graph import Graph, Node
@@ -70,6 +71,16 @@ def test_deterministic(tmp_path: Path) -> None:
 def test_only_instances_and_wires(tmp_path: Path) -> None:
     text = codegen.generate(small_graph(), tmp_path).read_text()
     assert not any(word in text for word in ("always", "initial", "function", "<=", "?"))
+
+
+def test_second_clock(tmp_path: Path) -> None:
+    """A module has it where a core does, and hands it to that core alone."""
+    one, two = (codegen.generate(g, tmp_path) for g in (small_graph(), two_clocks()))
+    assert "wire clk2x_i" not in one.read_text() and ".clk2x_i," not in one.read_text()
+    text = two.read_text()
+    assert text.count("wire clk2x_i") == text.count(".clk2x_i,") == 1
+    assert text.index("u_embed") < text.index(".clk2x_i,") < text.index("u_mean")
+    lint("device_net", [two])
 
 
 def test_unread_edge_is_refused(tmp_path: Path) -> None:

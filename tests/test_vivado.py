@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from device_network import TOKENS, network
+from device_network import TOKENS, network, two_clocks
 from rich.console import Console
 
 from sievit.boards import board as boards
@@ -24,6 +24,7 @@ from sievit.boards.board import Board, BoardError
 from sievit.boards.device import DeviceError
 from sievit.boards.interface import interface
 from sievit.quant.params import Stream
+from sievit.quant.sources import ROOT
 from sievit.quant.tools import ToolError
 from sievit.sim import runner
 
@@ -251,6 +252,8 @@ def test_sources_are_complete(build: SimpleNamespace) -> None:
         include = next(c[2] for c in got if c[:2] == ["set_property", "include_dirs"])
         arguments += [f"-I{include}", "--top-module", "device_net_axi"]
         arguments += [str(p) for p in [*packages, *(p for p in code if p not in packages)]]
+        if core == "rtl":  # Vivado knows them
+            arguments.append(str(ROOT / "rtl" / "xilinx" / "primitives.sv"))
         # modules of the library that this design has no use for are tops of their own
         arguments += ["-Wno-MULTITOP", "-Wno-DECLFILENAME"]
         runner.verilate(arguments)
@@ -261,6 +264,27 @@ def test_sources_are_complete(build: SimpleNamespace) -> None:
             found = [p for n in names for p in Path(n).parent.glob(f"{Path(n).name}*")]
             assert len(found) >= len(names)
             assert (folder / "ip" / "work" / "device_net.sv") in files
+
+
+def test_second_clock(build: SimpleNamespace) -> None:
+    """A design with DSP blocks at twice the clock gets that clock, from where the other comes."""
+    graph = two_clocks()
+    shutil.rmtree(build.folder / "graph")
+    graph.save(build.folder / "graph")
+    interface(graph, build.folder / "graph").save(build.folder)
+    folder = vivado.generate(build.folder, build.board)
+    assert run_tcl(folder, "project").returncode == 0
+    got = calls(folder)
+    made = [(c[1], c[2]) for c in got if c[0] == "connect_bd_net"]
+    assert sorted(set(made) - set(expected(build.board, "rtl"))) == [
+        ("clock/clk_out2", "accelerator/clk2x_i")
+    ]
+    words = [c[2].split() for c in got if c[:2] == ["set_property", "-dict"] and c[-1] == "clock"]
+    options = {k: v for w in words for k, v in zip(w[::2], w[1::2], strict=True)}
+    assert options["CONFIG.CLKOUT1_REQUESTED_OUT_FREQ"] == "300"
+    assert options["CONFIG.CLKOUT2_REQUESTED_OUT_FREQ"] == "600"
+    path = folder / "ip" / "device_net_axi.v"
+    runner.lint("device_net_axi", [path, folder / "ip" / "device_net.sv"])
 
 
 def test_the_top_is_whole(build: SimpleNamespace) -> None:

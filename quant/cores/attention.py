@@ -840,6 +840,8 @@ def bins(
     out = {
         "products: extreme sum of a chunk": int((whole(q, p.q_type) & whole(k, p.k_type)).sum()),
         "products: extreme sum of a group": int((products == p.n).sum()),
+        "products: two clocks, even chains": int(p.pump > 1 and p.simd % 2 == p.n % 2 == 0),
+        "products: two clocks, an odd chain": int(p.pump > 1 and p.simd % 2 + p.n % 2 > 0),
         "row: all scores equal": row(several & (lowest == rows.top[..., 0])),
         "row: one probability is not 0": row(
             (survives > 1) & ((rows.prob * keep > 0).sum(-1) == 1)

@@ -569,6 +569,8 @@ def _chain_bins(p: NmMatmulParams, stored: Tensor, index: Tensor, x: Stream) -> 
         "chain_of_one": int(p.mult_dsp and p.chain == 1),
         "chain_of_several": int(p.chain > 1),
         "several_chains": int(p.chain > 1 and p.terms > p.chain),
+        "two_clocks_even_chain": int(p.pump > 1 and p.chain % 2 == 0),
+        "two_clocks_odd_chain": int(p.pump > 1 and p.chain % 2 == 1),
     }
     if not p.mult_dsp:
         return out

@@ -2,9 +2,7 @@
 
 /// s_o[k] = a_i[k] + b_i[k] + c_i[k]: adders of three operands.
 ///
-/// AMD devices from Virtex-5 on add three operands with one LUT per bit (US patent 7,274,211): it gives
-/// the sum bit and, to the next place, the carry of three bits, and its carry chain adds both up. A vendor
-/// tool finds that; open synthesis takes rtl/xilinx/add3.sv instead, with the same ports (rtl/synth.py).
+/// Where LUTs can add three operands at once, rtl/xilinx/add3.sv takes its place: a tool need not find that.
 module add3 #(
     parameter int unsigned Count = 1,
     parameter int unsigned InBits = 8,
@@ -16,9 +14,14 @@ module add3 #(
     output logic signed [OutBits-1:0] s_o[Count]
 );
 
+  localparam int unsigned PairBits = InBits < OutBits ? InBits + 1 : InBits;
+
+  // spelt out, or open synthesis makes a carry-save adder and another one of it
   always_comb begin
     for (int unsigned k = 0; k < Count; k++) begin
-      s_o[k] = OutBits'(a_i[k]) + OutBits'(b_i[k]) + OutBits'(c_i[k]);
+      logic signed [PairBits-1:0] pair;
+      pair = PairBits'(a_i[k]) + PairBits'(b_i[k]);
+      s_o[k] = OutBits'($signed({pair[PairBits-1], pair})) + OutBits'(c_i[k]);
     end
   end
 

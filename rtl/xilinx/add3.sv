@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// rtl/lib/add3.sv in primitives, for synthesis that does not find adders of three operands: one LUT6_2 per
-/// bit. O5 is the carry of three bits, which counts one place higher; O6 says whether the sum of three bits
+/// rtl/lib/add3.sv in primitives of AMD's UltraScale+ and 7 series: one LUT6_2 per bit (US patent 7,274,211).
+/// O5 is the carry of three bits, which counts one place higher; O6 says whether the sum of three bits
 /// and the carry from below differ, so that the chain adds them up.
 module add3 #(
     parameter int unsigned Count = 1,
@@ -66,30 +66,4 @@ module add3 #(
     end
   end
 
-endmodule
-
-(* blackbox *)
-module LUT6_2 #(
-    parameter logic [63:0] INIT = '0
-) (
-    input  logic I0,
-    input  logic I1,
-    input  logic I2,
-    input  logic I3,
-    input  logic I4,
-    input  logic I5,
-    output logic O5,
-    output logic O6
-);
-endmodule
-
-(* blackbox *)
-module CARRY4 (
-    input  logic       CI,
-    input  logic       CYINIT,
-    input  logic [3:0] DI,
-    input  logic [3:0] S,
-    output logic [3:0] O,
-    output logic [3:0] CO
-);
 endmodule

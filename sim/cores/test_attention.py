@@ -106,7 +106,7 @@ SETS = [
         prob_shift=3, prob_type=IntType(5, False), out_type=IntType(6, True), shift=5,
         max_tokens=11, sets=5,
     ),
-    # DSP blocks at twice the clock: dense, chains of 16 and 4, keys and channels share the other words
+    # DSP blocks at twice the clock: dense, chains of 16 and 4, keys and channels take turns
     AttentionParams(
         channels=96, heads=3, simd=16, n=4, m=4, tp=2, mult_dsp=1, pump=2, q_type=IntType(3, True),
         k_type=IntType(3, True), v_type=IntType(3, True), exp_shift=4, exp_offset=8,
@@ -115,7 +115,7 @@ SETS = [
         max_tokens=13, recip_entries=64, near_offset=-70000, near_shift=12, far_offset=-395000,
         far_shift=11, far_prob_shift=2,
     ),
-    # the same, 3:5, odd chains, tokens share keys and a row's own values
+    # the same, 3:5, odd chains, tokens take turns, and the channels of a row's own values
     AttentionParams(
         channels=12, heads=2, simd=2, n=3, m=5, tp=4, mult_dsp=1, pump=2,
         q_type=IntType(7, True), k_type=IntType(8, True), v_type=IntType(9, True), exp_shift=4,

@@ -87,7 +87,7 @@ SETS = [
         bias_type=IntType(6, True), acc_type=IntType(10, True), out_type=IntType(3, True), shift=5,
         half_up=1, max_tokens=7, weight_ram=1,
     ),
-    NmMatmulParams(  # the same with chains of four, three of them, groups and one token
+    NmMatmulParams(  # the same with chains of twelve, groups, one product per block
         in_channels=24, out_channels=12, groups=2, n=1, m=1, simd=12, pe=2, mult_dsp=1, pump=2,
         in_type=IntType(11, False), weight_type=IntType(18, True), bias_type=IntType(12, True),
         acc_type=IntType(34, True), shift=22, max_tokens=5,
