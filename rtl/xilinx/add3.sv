@@ -28,7 +28,9 @@ module add3 #(
 
     for (genvar i = 0; i < 4 * Chains; i++) begin : gen_bit
       if (i < OutBits) begin : gen_lut
-        logic carry_out;
+        /* verilator lint_off UNUSEDSIGNAL */
+        logic carry_out;  // that of the highest bit goes nowhere
+        /* verilator lint_on UNUSEDSIGNAL */
 
         // I3 ^ I2 ^ I1 ^ I0, majority of I2, I1, I0
         LUT6_2 #(

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// Ports of the primitives of AMD devices that a tool does not know before it synthesises.
+/* verilator lint_off UNUSEDSIGNAL */
+/* verilator lint_off UNUSEDPARAM */
+/* verilator lint_off UNDRIVEN */
 (* blackbox *)
 module LUT6_2 #(
     parameter logic [63:0] INIT = '0
