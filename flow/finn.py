@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,12 +60,13 @@ class FinnBuild(TrainedBuild):
             )
         self.front()
         self.fold()
-        self.convert(proof)
-        if proof:
-            self.simulate()
-        self.estimate()
-        if self.vendor_steps:
-            self.vivado()
+        with finn_log(self.home / "finn.log"):
+            self.convert(proof)
+            if proof:
+                self.simulate()
+            self.estimate()
+            if self.vendor_steps:
+                self.vivado()
         return self.finish_finn(proof)
 
     # -- steps -----------------------------------------------------------------------------------
@@ -176,6 +180,9 @@ class FinnBuild(TrainedBuild):
                 f"{count} images, {int(differ.sum())} mismatches; {self.beats['predicted']:,} "
                 f"beats, {self.beats['sized']:,} of them used; II {interval(result):.1f}"
             )
+        with self.step("FINN compile") as note:
+            stitch.compile_top(self.model, self.graph.name, self.home / "rtl")
+            note["text"] = "Verilator"
         with self.step("FINN RTL") as note:
             results, _, differ = run(self.model, "rtl", self.stalls)
             wrong |= differ
@@ -227,6 +234,18 @@ class FinnBuild(TrainedBuild):
         self.console.print(f"{self.home / 'report.json'}")
         check_equal(self.equal, result["pairs"])
         return result
+
+
+@contextmanager
+def finn_log(path: Path) -> Iterator[None]:
+    """What FINN says goes to a file."""
+    logger, handler = logging.getLogger("finn_logger"), logging.FileHandler(path, "w")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def values(x: Stream) -> Stream:
