@@ -104,6 +104,16 @@ def test_second_clock(tmp_path: Path) -> None:
     lint("device_net", [two])
 
 
+def test_two_clocks_simulated() -> None:
+    """Every edge, under stalls on both ends, in the cycles that were promised."""
+    graph = two_clocks()
+    x = random_frames(torch.Generator().manual_seed(2), graph.input, 6, 5)
+    golden = execute(graph, x)
+    for stall in ("none", "both"):
+        result = run_graph(graph, build_root() / "two_clocks", x, stall, 2)
+        assert first_difference(graph, golden, result.edges) is None
+
+
 def test_unread_edge_is_refused(tmp_path: Path) -> None:
     graph = small_graph()
     node = graph.node("left")
