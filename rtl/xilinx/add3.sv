@@ -18,7 +18,10 @@ module add3 #(
 
   for (genvar k = 0; k < Count; k++) begin : gen_adder
     logic [OutBits-1:0] a, b, c;
-    logic [4*Chains-1:0] differ, carry, sum, chain;  // carry: of the three bits one place below
+    logic [4*Chains-1:0] differ, carry;  // carry: of the three bits one place below
+    /* verilator lint_off UNUSEDSIGNAL */
+    logic [4*Chains-1:0] sum, chain;  // of the chain the last bit of a block goes on
+    /* verilator lint_on UNUSEDSIGNAL */
 
     assign a = OutBits'(a_i[k]);
     assign b = OutBits'(b_i[k]);
