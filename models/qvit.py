@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from brevitas.quant_tensor import IntQuantTensor
 from torch import Tensor, nn
 
 from sievit.models import selector
-from sievit.models.core_ops import apply_core
+from sievit.models.core_ops import apply_core, is_smooth
+from sievit.models.methods import Tokens, TokenStage, Trace, stages
 from sievit.models.quantizers import (
     QuantLinear,
     act,
@@ -28,6 +31,7 @@ from sievit.models.quantizers import (
 )
 from sievit.models.recipe import Recipe
 from sievit.models.selector import RECIP_BITS
+from sievit.models.vit import trace
 from sievit.quant.cores.attention import AttentionParams, exp_table, probabilities
 from sievit.quant.cores.first_token import FirstTokenParams
 from sievit.quant.cores.lookup_table import LookupTableParams
@@ -111,6 +115,9 @@ class Attention(nn.Module):
         self.num_heads, self.nm = num_heads, nm
         self.q, self.k, self.v, self.proj = (QuantLinear(dim, dim, wbits) for _ in range(4))
         self.q_act, self.k_act, self.v_act = act(bits), act(bits), act(bits)
+        #: keep what a stage behind this block reads
+        self.traced = False
+        self.trace: Trace | None = None
 
     def forward(self, x: IntQuantTensor, frames: Tensor) -> Tensor:
         q, k, v = self.q_act(self.q(x)), self.k_act(self.k(x)), self.v_act(self.v(x))
@@ -151,22 +158,45 @@ class Attention(nn.Module):
         exponents = (exponent(q), exponent(k), exponent(v))
         call = CoreCall("attention", p, constants, exponents, exponents[2], frames=True)
 
-        def smooth() -> Tensor:
+        def streams() -> tuple[Stream, ...]:
             length, flag = frames[:, 0].long(), frames[:, 1] > 0
-            qs, ks = (
-                Stream((t.value.detach() * 2.0 ** -exponent(t)).round().long(), length, flag)
-                for t in (q, k)
-            )
-            keep, _ = probabilities(p, constants, qs, ks)
+            ints = ((t.value.detach() * 2.0 ** -exponent(t)).round().long() for t in (q, k))
+            return tuple(Stream(x, length, flag) for x in ints)
+
+        def smooth() -> Tensor:
             qh, kh, vh = (
                 t.value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v)
             )
             score = (qh @ kh.transpose(-2, -1)) / math.sqrt(head_dim)
+            if is_smooth():
+                keep = survivors(score.detach(), frames, self.nm)
+            else:
+                keep, _ = probabilities(p, constants, *streams())
             prob = score.masked_fill(~keep, float("-inf")).softmax(-1).nan_to_num()
             return (prob @ vh).transpose(1, 2).flatten(2)
 
+        if self.traced:
+            with torch.no_grad():
+                dense = replace(p, n=1, m=1)
+                _, prob = probabilities(dense, constants, *streams())
+                row = prob[:, :, 0].sum(1).float() * 2.0**-self.PROB_BITS
+                self.trace = Trace(row, k.value.detach(), self.num_heads)
         y = apply_core(call, smooth, [q.value, k.value, v.value], frames)
         return quant_tensor(y, exponents[2], p.out_type, self.training)
+
+
+def survivors(score: Tensor, frames: Tensor, nm: tuple[int, int]) -> Tensor:
+    """bool like ``score``, float ``[B, H, T, T]``: the N largest of every M consecutive keys within
+    the frame, of equal ones the first; as in the ``attention`` core, without its integers."""
+    tokens, (n, m) = score.shape[-1], nm
+    valid = (torch.arange(tokens, device=score.device) < frames[:, :1])[:, None, None]
+    if n == m:
+        return valid.expand(score.shape)
+    low = score.masked_fill(~valid, -math.inf)
+    low = nn.functional.pad(low, (0, -tokens % m), value=-math.inf).unflatten(-1, (-1, m))
+    order = low.sort(dim=-1, descending=True, stable=True).indices[..., :n]
+    keep = torch.zeros_like(low, dtype=torch.bool).scatter_(-1, order, True)
+    return keep.flatten(-2)[..., :tokens] & valid
 
 
 class Mlp(nn.Module):
@@ -363,14 +393,8 @@ class QuantVisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, num_patches + 1, m.embed_dim))
         self.residual = act(q.residual_bits, percentile=99.999)
         self.blocks = nn.ModuleList(Block(recipe, i) for i in range(m.depth))
-        blocks = recipe.selector.blocks if pruned else ()
-        topk = recipe.selector.topk or (0,) * len(blocks)
-        self.selectors = nn.ModuleDict(
-            {
-                str(b): TokenSelector(m.embed_dim, m.num_heads, q.selector_bits, k)
-                for b, k in zip(blocks, topk, strict=pruned)
-            }
-        )
+        self.selectors = nn.ModuleDict(selectors(recipe, num_patches) if pruned else {})
+        trace(self.selectors, self.blocks)
         self.norm = QuantLayerNorm(m.embed_dim, q.selector_bits)
         self.head = QuantLinear(m.embed_dim, num_classes, q.selector_bits)
         self.stages: list[Tensor] = []
@@ -379,9 +403,17 @@ class QuantVisionTransformer(nn.Module):
         y = self.residual(self.patch_embed(self.pixels(x)))
         y, frames = self.embed(y)
         self.stages = []
+        t = Tokens(y)
         for i, block in enumerate(self.blocks):
-            if str(i) in self.selectors:
-                y, frames = self.selectors[str(i)](y, frames)
+            selector = self.selectors[str(i)] if str(i) in self.selectors else None
+            if isinstance(selector, TokenStage):
+                t = selector(replace(t, x=y), self.blocks[i - 1].attn.trace)
+                y = t.x
+                frames = torch.tensor([[float(y.value.shape[1]), float(t.package)]]).to(frames)
+                frames = frames.expand(len(y.value), -1)
+                self.stages.append(frames)
+            elif selector is not None:
+                y, frames = selector(y, frames)
                 self.stages.append(frames)
             y = block(y, frames, self.residual)
         return self.head(self.norm(self.first(y)))
@@ -413,13 +445,23 @@ class QuantVisionTransformer(nn.Module):
         )
         return quant_tensor(y, e, t, self.training), frames
 
-    def token_selectors(self) -> list[TokenSelector]:
-        """The selectors in the order of their blocks."""
-        return [m for m in self.selectors.values() if isinstance(m, TokenSelector)]
+    def token_selectors(self) -> list[Any]:
+        """The selectors, TokenSelector or TokenStage, in the order of their blocks."""
+        return list(self.selectors.values())
 
     def matrices(self) -> dict[str, QuantLinear]:
         """Every QuantLinear by module name."""
         return {n: m for n, m in self.named_modules() if isinstance(m, QuantLinear)}
+
+
+def selectors(recipe: Recipe, num_patches: int) -> dict[str, nn.Module]:
+    """{block: selector in front of it} of a recipe, quantised."""
+    m, bits, s = recipe.model, recipe.quant.selector_bits, recipe.selector
+    if s.method != "heatvit":
+        return dict(stages(recipe, num_patches, bits))
+    topk = s.topk or (0,) * len(s.blocks)
+    pairs = zip(s.blocks, topk, strict=True)
+    return {str(b): TokenSelector(m.embed_dim, m.num_heads, bits, k) for b, k in pairs}
 
 
 def image_input(patches: Tensor, levels: int) -> Tensor:
