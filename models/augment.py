@@ -75,7 +75,10 @@ def mix(
         height, width = images.shape[2:]
         box_h, box_w = (int(n * math.sqrt(1 - share)) for n in (height, width))
         centre = torch.rand(2, generator=rng, device="cpu").tolist()
-        top, left = (int(c * n) - b // 2 for c, n, b in zip(centre, (height, width), (box_h, box_w), strict=True))
+        top, left = (
+            int(c * n) - b // 2
+            for c, n, b in zip(centre, (height, width), (box_h, box_w), strict=True)
+        )
         bottom, right = min(top + box_h, height), min(left + box_w, width)
         top, left = max(top, 0), max(left, 0)
         mixed = images.clone()
@@ -222,7 +225,9 @@ def _erase(x: Tensor, probability: float, levels: int, rng: torch.Generator) -> 
     draw = torch.rand(5, batch, generator=rng, device="cpu")
     area = (0.02 + draw[0] * (0.33 - 0.02)) * height * width
     aspect = torch.exp((draw[1] * 2 - 1) * math.log(3.3))
-    size = torch.stack([(area * aspect).sqrt().clamp(max=height), (area / aspect).sqrt().clamp(max=width)])
+    size = torch.stack(
+        [(area * aspect).sqrt().clamp(max=height), (area / aspect).sqrt().clamp(max=width)]
+    )
     room = torch.tensor([[height], [width]], device="cpu") - size
     start = (torch.stack([draw[2], draw[3]]) * room).round()
     size = torch.where(draw[4] < probability, size.round(), 0)

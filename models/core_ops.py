@@ -3,59 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sievit.quant.custom_op import DOMAIN, CoreCall
-from sievit.quant.itype import IntType
 from sievit.quant.params import camel, most_tokens
-
-
-#: forward passes that need gradients compute the smooth counterparts of the cores
-_SMOOTH = ContextVar("smooth", default=False)
-
-
-@contextmanager
-def smooth_forward() -> Iterator[None]:
-    """Within, passes that need gradients compute the smooth counterparts of the cores, rounded to
-    the cores' grid, instead of the cores' integers. A result may then differ by the error of a
-    core's tables; where frames change their length the cores still decide."""
-    token = _SMOOTH.set(True)
-    try:
-        yield
-    finally:
-        _SMOOTH.reset(token)
-
-
-def is_smooth() -> bool:
-    """``smooth_forward`` is in force."""
-    return _SMOOTH.get() and torch.is_grad_enabled()
-
-
-class _Round(torch.autograd.Function):
-    """The nearest multiple of 2^e in the range of a type; the gradient stops at the range's ends."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, e: int, low: int, high: int) -> Tensor:
-        y = (x * 2.0**-e).round_()
-        ctx.save_for_backward((y >= low) & (y <= high))
-        return y.clamp_(low, high).mul_(2.0**e)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        (inside,) = ctx.saved_tensors
-        return grad * inside, None, None, None
-
-
-def round_to_grid(x: Tensor, e: int, t: IntType) -> Tensor:
-    """``x``, float, rounded half to even to multiples of 2^e within the range of ``t``; the gradient
-    passes within that range."""
-    return _Round.apply(x, e, t.min, t.max)  # type: ignore[no-any-return]
 
 
 class _Core(torch.autograd.Function):
@@ -135,9 +90,4 @@ def apply_core(
         float ``[B, T, C]``; with ``call.makes_frames`` a pair with the new frames.
     """
     smooth = surrogate() if torch.is_grad_enabled() else None
-    if smooth is not None and is_smooth() and not call.makes_frames:
-        y = round_to_grid(smooth, call.out_exponent, call.params.output().itype)
-        if call.frames and frames is not None:
-            y = y * (torch.arange(y.shape[1]) < frames[:, :1])[..., None]
-        return y
     return _Core.apply(smooth, call, frames if call.frames else None, *data)

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Known ways of reducing tokens between blocks, as scorer, policy and reducer.
 
-A scorer says what each token is worth, the policy which tokens stay, the reducer what becomes of the
-others. A method is one line of ``METHODS``. They share conventions, so that they can be compared,
-and computed by hardware that sees one image at a time: a result depends on its own image alone;
-inference draws no random numbers; tokens keep their raster order, a package token comes last; of
-equal scores the lower index wins; the class token stays. The number of tokens behind a stage is the
-same for every image.
+A scorer says what each token is worth, the policy which tokens stay, the reducer what becomes of
+the others. A method is one entry of ``METHODS``. They share conventions, so that they can be
+compared, and computed by hardware that sees one image at a time: a result depends on its own image
+alone; inference draws no random numbers; tokens keep their raster order, a package token comes
+last; of equal scores the lower index wins; the class token stays. The number of tokens behind a
+stage is the same for every image.
 
 Each works on float tokens and, between the quantisers of ``qvit.py``, on tokens that are integers
-times a power of two: sums and similarities are then computed in double, where they are exact, and a
-new token is rounded half to even to its stream's grid. HeatViT's own selector, with its data-dependent
-number of tokens and its cores, is ``qvit.TokenSelector``; here is its float twin of fixed top-k.
+times a power of two: sums and similarities are then computed in double, where sums are exact, and a
+new token is rounded half to even to its stream's grid. HeatViT's own selector, with its
+data-dependent number of tokens and its cores, is ``qvit.TokenSelector``; here is its float twin of
+fixed top-k.
 """
 
 from __future__ import annotations
@@ -25,8 +26,14 @@ import torch
 from brevitas.quant_tensor import IntQuantTensor
 from torch import Tensor, nn
 
-from sievit.models.core_ops import round_to_grid
-from sievit.models.quantizers import QuantLinear, act, exponent, itype, quant_tensor
+from sievit.models.quantizers import (
+    QuantLinear,
+    act,
+    exponent,
+    itype,
+    quant_tensor,
+    round_to_grid,
+)
 from sievit.models.recipe import Recipe, RecipeError
 
 
@@ -128,8 +135,8 @@ class FixedRandom(Scorer):
 class Redundancy(Scorer):
     """Minus the cosine to the most similar token of the other half (ToMe, Bolya et al., ICLR'23).
 
-    Tokens of even places, but the class token, merge into those of odd places, which stay. The metric
-    is the mean of the heads' keys. ToMe's proportional attention, a bias of log(size), is left out:
+    Tokens of even places, but the class token, merge into those of odd places, which stay. The
+    metric is the mean of the heads' keys. ToMe's proportional attention, a bias of log(size), is left out:
     the attention core adds none.
     """
 
@@ -156,9 +163,9 @@ class Redundancy(Scorer):
 
 
 class MlpScore(Scorer):
-    """DynamicViT's predictor (Rao et al., NeurIPS'21): LN, Linear(d, d), GELU; the first half of the
-    features beside the mean of the second half over the patches; d/2, d/4, GELU each; the difference
-    of the two logits, which orders tokens as their probabilities do."""
+    """DynamicViT's predictor (Rao et al., NeurIPS'21): LN, Linear(d, d), GELU; the first half of
+    the features beside the mean of the second half over the patches; d/2, d/4, GELU each; the
+    difference of the two logits, which orders tokens as their probabilities do."""
 
     learned = True
 
@@ -300,9 +307,9 @@ class TokenStage(nn.Module):
     """Scorer, policy and reducer in front of a block.
 
     In training, a learned scorer gets its gradient from ``sigmoid((z - boundary) / temperature)``,
-    the probability of keeping a token whose score is z, the boundary lying between the smallest kept
-    and the largest dropped score; and logistic noise of the strength ``noise`` on its scores. The same
-    is done in ``qvit.TokenSelector``.
+    the probability of keeping a token whose score is z, the boundary lying between the smallest
+    kept and the largest dropped score; and logistic noise of the strength ``noise`` on its scores.
+    The same is done in ``qvit.TokenSelector``.
     """
 
     def __init__(self, scorer: Scorer, policy: TopK, reducer: nn.Module) -> None:
@@ -384,7 +391,7 @@ METHODS: dict[str, Method] = {
 
 
 def stages(recipe: Recipe, num_patches: int, bits: int = 0) -> dict[str, TokenStage]:
-    """{block: stage in front of it} of a recipe; quantised scorers with ``bits``, float ones without.
+    """{block: stage in front of it} of a recipe; scorers quantised with ``bits``, or float.
 
     Raises RecipeError for a method that there is not, or that cannot do what the recipe asks.
     """

@@ -17,7 +17,7 @@ from brevitas.quant_tensor import IntQuantTensor
 from torch import Tensor, nn
 
 from sievit.models import selector
-from sievit.models.core_ops import apply_core, is_smooth
+from sievit.models.core_ops import apply_core
 from sievit.models.methods import Tokens, TokenStage, Trace, stages
 from sievit.models.quantizers import (
     QuantLinear,
@@ -25,9 +25,11 @@ from sievit.models.quantizers import (
     dims,
     exponent,
     input_scale,
+    is_smooth,
     itype,
     pixels,
     quant_tensor,
+    round_to_grid,
 )
 from sievit.models.recipe import Recipe
 from sievit.models.selector import RECIP_BITS
@@ -43,6 +45,15 @@ from sievit.quant.params import Stream
 from sievit.quant.rounding import reciprocal_table
 
 
+def rounded(y: Tensor, e: int, t: IntType, frames: Tensor | None = None) -> IntQuantTensor:
+    """What stands for a core under ``smooth_forward``: its smooth counterpart on the core's grid,
+    rows past the frames' lengths cleared."""
+    y = round_to_grid(y, e, t)
+    if frames is not None:
+        y = y * (torch.arange(y.shape[1], device=y.device) < frames[:, :1])[..., None]
+    return quant_tensor(y, e, t, True)
+
+
 class QuantLayerNorm(nn.LayerNorm):
     """Layer normalisation by the ``layernorm`` core; the output spans -4..4."""
 
@@ -53,15 +64,17 @@ class QuantLayerNorm(nn.LayerNorm):
 
     def forward(self, x: IntQuantTensor) -> IntQuantTensor:  # type: ignore[override]
         dim, t = self.normalized_shape[0], itype(x)
-        weight, bias = self.weight.detach(), self.bias.detach()
-        p, constants, _ = selector.layernorm(dims(x)[1], t, self.out_type.bits, weight, bias)
-        call = CoreCall("layernorm", p, constants, (exponent(x),), self.out_exponent)
         step = 2.0**self.out_exponent
 
         def smooth() -> Tensor:
             y = nn.functional.layer_norm(x.value, (dim,), self.weight, self.bias, self.eps)
             return y.clamp(self.out_type.min * step, self.out_type.max * step)
 
+        if is_smooth():
+            return rounded(smooth(), self.out_exponent, self.out_type)
+        weight, bias = self.weight.detach(), self.bias.detach()
+        p, constants, _ = selector.layernorm(dims(x)[1], t, self.out_type.bits, weight, bias)
+        call = CoreCall("layernorm", p, constants, (exponent(x),), self.out_exponent)
         y = apply_core(call, smooth, [x.value])
         return quant_tensor(y, self.out_exponent, self.out_type, self.training)
 
@@ -75,6 +88,9 @@ class Table(nn.Module):
 
     def forward(self, x: IntQuantTensor) -> IntQuantTensor:
         t, e = itype(x), exponent(x)
+        if is_smooth():
+            out_type, out_exponent = self.function[1](t, e)
+            return rounded(self.smooth(x.value), out_exponent, out_type)
         values, out_type, out_exponent = selector.table(self.function, t, e)
         p = LookupTableParams(
             max_tokens=dims(x)[1],
@@ -126,6 +142,50 @@ class Attention(nn.Module):
     def attend(
         self, q: IntQuantTensor, k: IntQuantTensor, v: IntQuantTensor, frames: Tensor
     ) -> IntQuantTensor:
+        head_dim = dims(q)[2] // self.num_heads
+
+        def streams() -> tuple[Stream, ...]:
+            length, flag = frames[:, 0].long(), frames[:, 1] > 0
+            ints = ((t.value.detach() * 2.0 ** -exponent(t)).round().long() for t in (q, k))
+            return tuple(Stream(x, length, flag) for x in ints)
+
+        def smooth() -> Tensor:
+            qh, kh, vh = (
+                t.value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v)
+            )
+            score = (qh @ kh.transpose(-2, -1)) / math.sqrt(head_dim)
+            if is_smooth():
+                keep = survivors(score.detach(), frames, self.nm)
+            else:
+                keep, _ = probabilities(call.params, call.constants, *streams())
+            prob = score.masked_fill(~keep, float("-inf")).softmax(-1).nan_to_num()
+            return (prob @ vh).transpose(1, 2).flatten(2)
+
+        if is_smooth():
+            if self.traced:
+                with torch.no_grad():
+                    row, keys = self.first_row(q.value, k.value, frames), k.value.detach()
+                self.trace = Trace(row, keys, self.num_heads)
+            return rounded(smooth(), exponent(v), itype(v), frames)
+        call = self.call(q, k, v)
+        if self.traced:
+            with torch.no_grad():
+                dense = replace(call.params, n=1, m=1)
+                _, prob = probabilities(dense, call.constants, *streams())
+                row = prob[:, :, 0].sum(1).float() * 2.0**-self.PROB_BITS
+            self.trace = Trace(row, k.value.detach(), self.num_heads)
+        y = apply_core(call, smooth, [q.value, k.value, v.value], frames)
+        return quant_tensor(y, exponent(v), itype(v), self.training)
+
+    def first_row(self, q: Tensor, k: Tensor, frames: Tensor) -> Tensor:
+        """Attention float ``[B, T]`` of the class token to all keys, dense, sum over the heads."""
+        qh, kh = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q[:, :1], k))
+        score = (qh @ kh.transpose(-2, -1)) / math.sqrt(qh.shape[-1])
+        valid = torch.arange(k.shape[1], device=k.device) < frames[:, :1]
+        return score.masked_fill(~valid[:, None, None], -math.inf).softmax(-1).sum((1, 2))
+
+    def call(self, q: IntQuantTensor, k: IntQuantTensor, v: IntQuantTensor) -> CoreCall:
+        """The ``attention`` core for these types and scales."""
         _, tokens, dim = dims(q)
         head_dim = dim // self.num_heads
         unit = 2.0 ** (exponent(q) + exponent(k)) / math.sqrt(head_dim)  # nats of one score step
@@ -156,33 +216,7 @@ class Attention(nn.Module):
             "recip": reciprocal_table(p.index_bits, self.RECIP_FRAC),
         }
         exponents = (exponent(q), exponent(k), exponent(v))
-        call = CoreCall("attention", p, constants, exponents, exponents[2], frames=True)
-
-        def streams() -> tuple[Stream, ...]:
-            length, flag = frames[:, 0].long(), frames[:, 1] > 0
-            ints = ((t.value.detach() * 2.0 ** -exponent(t)).round().long() for t in (q, k))
-            return tuple(Stream(x, length, flag) for x in ints)
-
-        def smooth() -> Tensor:
-            qh, kh, vh = (
-                t.value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v)
-            )
-            score = (qh @ kh.transpose(-2, -1)) / math.sqrt(head_dim)
-            if is_smooth():
-                keep = survivors(score.detach(), frames, self.nm)
-            else:
-                keep, _ = probabilities(p, constants, *streams())
-            prob = score.masked_fill(~keep, float("-inf")).softmax(-1).nan_to_num()
-            return (prob @ vh).transpose(1, 2).flatten(2)
-
-        if self.traced:
-            with torch.no_grad():
-                dense = replace(p, n=1, m=1)
-                _, prob = probabilities(dense, constants, *streams())
-                row = prob[:, :, 0].sum(1).float() * 2.0**-self.PROB_BITS
-                self.trace = Trace(row, k.value.detach(), self.num_heads)
-        y = apply_core(call, smooth, [q.value, k.value, v.value], frames)
-        return quant_tensor(y, exponents[2], p.out_type, self.training)
+        return CoreCall("attention", p, constants, exponents, exponents[2], frames=True)
 
 
 def survivors(score: Tensor, frames: Tensor, nm: tuple[int, int]) -> Tensor:
@@ -283,6 +317,12 @@ class TokenSelector(nn.Module):
         a = self.gate1_gelu(self.gate1_act(self.gate1(a)))
         a = self.sigmoid(self.gate2_act(self.gate2(a)))
         exponents = (exponent(u), exponent(a))
+        if is_smooth():
+            e, t = (
+                sum(exponents),
+                selector.gated_sum(1, self.num_heads, itype(u), itype(a)).out_type,
+            )
+            return rounded((u.value * a.value).sum(-1, keepdim=True), e, t)
         p = selector.gated_sum(dims(u)[1], self.num_heads, itype(u), itype(a))
         call = CoreCall("gated_sum", p, {}, exponents, sum(exponents))
         z = apply_core(call, lambda: (u.value * a.value).sum(-1, keepdim=True), [u.value, a.value])
@@ -290,17 +330,19 @@ class TokenSelector(nn.Module):
 
     def mean(self, x: IntQuantTensor, frames: Tensor) -> IntQuantTensor:
         tokens, channels = dims(x)[1:]
-        p, constants = selector.token_mean(tokens, channels, self.num_heads, itype(x))
         e = exponent(x)
-        call = CoreCall("token_mean", p, constants, (e,), e, frames=True)
 
         def smooth() -> Tensor:
-            valid = torch.arange(tokens) < frames[:, :1]
+            valid = torch.arange(tokens, device=frames.device) < frames[:, :1]
             count = (frames[:, :1] - 1).clamp(min=1)
             mean = ((x.value * valid[..., None])[:, 1:].sum(1) / count)[:, None].expand_as(x.value)
             local, wide = (t.unflatten(-1, (self.num_heads, -1)) for t in (x.value, mean))
             return torch.cat([local, wide], -1).flatten(2)
 
+        if is_smooth():
+            return rounded(smooth(), e, itype(x), frames)
+        p, constants = selector.token_mean(tokens, channels, self.num_heads, itype(x))
+        call = CoreCall("token_mean", p, constants, (e,), e, frames=True)
         y = apply_core(call, smooth, [x.value], frames)
         return quant_tensor(y, e, itype(x), self.training)
 

@@ -28,8 +28,8 @@ class DataRecipe:
     source: str = "digits"
     #: side of a square patch in pixels
     patch_size: int = 2
-    #: augmentation (models/augment.py): largest shift in pixels, largest rotation in degrees, mirror
-    #: images
+    #: augmentation (models/augment.py): largest shift in pixels, largest rotation in degrees,
+    #: mirror images
     shift: float = 0.0
     rotate: float = 0.0
     flip: bool = False
@@ -114,8 +114,9 @@ class TrainRecipe:
     ema: float = 0.0
     #: the float network computes in bfloat16 where the device can
     amp: bool = False
-    #: share of a QAT phase, at its end, whose forward passes compute in the cores' integers; before,
-    #: they compute the smooth counterparts, rounded to the same grid, which is several times faster
+    #: share of a QAT phase, at its end, whose forward passes compute in the cores' integers;
+    #: before, they compute the smooth counterparts, rounded to the same grid, which is several
+    #: times faster
     exact: float = 1.0
     #: epochs from one test, and saved state, to the next
     test_every: int = 1

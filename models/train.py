@@ -27,10 +27,9 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sievit.models.augment import augment, mix
-from sievit.models.core_ops import smooth_forward
 from sievit.models.data import DataError, Dataset, patchify
 from sievit.models.pruning import sparsify
-from sievit.models.quantizers import QuantLinear, load_statistics, statistics
+from sievit.models.quantizers import QuantLinear, load_statistics, smooth_forward, statistics
 from sievit.models.qvit import QuantVisionTransformer, image_input
 from sievit.models.recipe import Recipe, RecipeError
 from sievit.models.vit import VisionTransformer
@@ -100,23 +99,32 @@ def build_model(recipe: Recipe, g: Geometry, phase: str) -> nn.Module:
 
 
 @torch.no_grad()
+def outputs(
+    model: nn.Module, patches: Tensor, levels: int, batch: int = 512
+) -> tuple[Tensor, list[Tensor]]:
+    """Eval-mode logits float ``[N, classes]`` of integer patches, and the frames float ``[N, 2]``
+    behind every selector."""
+    model.eval()
+    y, stages = [], []
+    for part in patches.split(batch):
+        y.append(model(image_input(part, levels)).flatten(1))
+        stages.append(model.stages if isinstance(model, QuantVisionTransformer) else [])
+    return torch.cat(y), [torch.cat(frames) for frames in zip(*stages, strict=True)]
+
+
 def logits(model: nn.Module, patches: Tensor, levels: int, batch: int = 512) -> Tensor:
     """Eval-mode logits float ``[N, classes]`` of integer patches."""
-    model.eval()
-    return torch.cat([model(image_input(p, levels)).flatten(1) for p in patches.split(batch)])
+    return outputs(model, patches, levels, batch)[0]
+
+
+def kept(stages: list[Tensor]) -> list[Tensor]:
+    """Patch tokens alive behind every selector, float64 ``[N]`` each, of the frames there."""
+    return [(s[:, 0] - s[:, 1] - 1).double() for s in stages]
 
 
 def accuracy(y: Tensor, labels: Tensor) -> float:
     """Top-1 in percent; ties go to the lower class."""
     return 100 * (y.argmax(1) == labels).double().mean().item()
-
-
-@torch.no_grad()
-def kept_tokens(model: QuantVisionTransformer, patches: Tensor) -> list[Tensor]:
-    """Patch tokens alive behind every selector, int64 ``[N]`` each."""
-    model.eval()
-    model(image_input(patches, model.levels))
-    return [(s[:, 0] - s[:, 1] - 1).long() for s in model.stages]
 
 
 class OutOfTime(SievitError):  # noqa: N818
@@ -166,9 +174,18 @@ class Average:
             value.copy_(saved)
 
 
-def one_device() -> Fabric:
-    """A Fabric of the CPU, without other processes."""
-    return Fabric(accelerator="cpu", devices=1)
+def launch(accelerator: str = "cpu", devices: int = 1, nodes: int = 1) -> Fabric:
+    """A Fabric whose processes run; default: this one, on the CPU.
+
+    float32 products are exact where a network is quantised: no factor has more than 8 bits, so
+    TensorFloat-32 (11 bits) may multiply them.
+    """
+    strategy = "ddp" if devices * nodes > 1 else "auto"
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy)
+    fabric.launch()
+    if fabric.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    return fabric
 
 
 class Trainer:
@@ -190,7 +207,7 @@ class Trainer:
         """``fabric``: launched; default: the CPU alone. ``given``: phases that are trained already.
         ``limit``: seconds from now after which an epoch is the last one (OutOfTime)."""
         self.recipe, self.data, self.folder, self.console = recipe, data, folder, console
-        self.fabric = fabric or one_device()
+        self.fabric = fabric or launch()
         self.device = self.fabric.device
         self.end = time.monotonic() + limit
         self.geometry = geometry(recipe, data)
@@ -231,8 +248,8 @@ class Trainer:
             write_atomically(self.folder / "state.pt", state)
         self.fabric.barrier()
 
-    def run(self) -> dict[str, dict[str, Any]]:
-        """Train what is missing. Returns {phase: {state, accuracy}}; tensors lie on the CPU.
+    def run(self, phases: tuple[str, ...] = PHASES) -> dict[str, dict[str, Any]]:
+        """Train what is missing of ``phases``. Returns {phase: {state, accuracy}}, on the CPU.
 
         Raises OutOfTime if the limit has passed before the end; the state is saved.
         """
@@ -241,11 +258,19 @@ class Trainer:
         torch.manual_seed(self.recipe.train.seed)
         if self.torch_rng is not None:
             set_rng_state(self.torch_rng)
-        with SummaryWriter(str(self.folder / "tensorboard")) if self.fabric.is_global_zero else nullcontext() as log, on(self.device):
-            for name in PHASES:
+        first = self.fabric.is_global_zero
+        writer = SummaryWriter(str(self.folder / "tensorboard")) if first else nullcontext()
+        with writer as log, on(self.device):
+            for name in phases:
                 if name not in self.done:
+                    if self.late():
+                        raise OutOfTime(f"time is up before {name}")
                     self.phase(name, log)
         return self.done
+
+    def late(self) -> bool:
+        """The limit has passed, by the first process's clock."""
+        return bool(self.fabric.broadcast(time.monotonic() > self.end))
 
     def start(self, name: str) -> nn.Module:
         """The network of a phase with the weights that it begins with."""
@@ -308,14 +333,14 @@ class Trainer:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        top1 = math.nan
+        top1, note = math.nan, ""
         with Progress(*columns, console=self.console) as progress:
             task = progress.add_task(name, total=total, completed=first, note="")
             for epoch in range(first, total):
                 share = epoch / total
                 losses = self.epoch(network, teacher, optimizer, schedule, rng, share, average)
                 progress.update(task, advance=1)
-                over = time.monotonic() > self.end
+                over = self.late()
                 if not over and (epoch + 1) % t.test_every and epoch + 1 < total:
                     continue
                 with average.swapped(model) if average else nullcontext():
@@ -340,10 +365,13 @@ class Trainer:
                     }
                 )
                 if over and epoch + 1 < total:
+                    progress.stop()
                     raise OutOfTime(f"time is up after {name} epoch {epoch + 1} of {total}")
             if not self.console.is_terminal:
                 self.console.print(f"{name}: {total} epochs, {note}")
         with average.swapped(model) if average else nullcontext():
+            if math.isnan(top1):  # interrupted behind the last epoch
+                top1 = self.measure(model)[0]["test_top1"]
             state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         self.done[name] = {"state": state, "accuracy": top1}
         self.torch_rng = get_rng_state()
@@ -351,16 +379,17 @@ class Trainer:
 
     def measure(self, model: nn.Module) -> tuple[dict[str, float], str]:
         """Top-1 on the test split, patches kept behind each selector; and both as text."""
-        y = logits(model, self.test, self.data.levels)
-        counts = [(y.argmax(1) == self.test_labels).double().sum()]
-        if isinstance(model, QuantVisionTransformer) and model.pruned:
-            counts += [k.double().sum() for k in kept_tokens(model, self.test)]
-        total = self.fabric.all_reduce(torch.stack(counts).float(), reduce_op="sum")
+        y, stages = outputs(model, self.test, self.data.levels)
+        counts = [
+            (y.argmax(1) == self.test_labels).double().sum(),
+            *(k.sum() for k in kept(stages)),
+        ]
+        total = self.fabric.all_reduce(torch.stack(counts), reduce_op="sum")
         assert isinstance(total, Tensor)
-        right, *kept = (total.double() / len(self.data.test_labels)).tolist()
-        found = {"test_top1": 100 * right, **{f"kept_{i}": k for i, k in enumerate(kept)}}
+        right, *alive = (total / len(self.data.test_labels)).tolist()
+        found = {"test_top1": 100 * right, **{f"kept_{i}": k for i, k in enumerate(alive)}}
         note = f"test {100 * right:.2f} %"
-        return found, note + (" kept " + " ".join(f"{k:.1f}" for k in kept) if kept else "")
+        return found, note + (" kept " + " ".join(f"{k:.1f}" for k in alive) if alive else "")
 
     def batches(self, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented patches int64 ``[B, T, patch_dim]`` and labels int64 ``[B]``, or class
@@ -440,10 +469,13 @@ class Trainer:
                 if average:
                     average.update()
                 for key, value in {**parts, "loss": loss}.items():
-                    sums[key] = sums.get(key, 0) + value.detach().double() * (weight * len(targets))
-        total = world * len(self.labels)
-        values = self.fabric.all_reduce(torch.stack(list(sums.values())).float(), reduce_op="sum") if sums else []
-        return {k: float(v) / total for k, v in zip(sums, values, strict=True)}
+                    part = value.detach().double() * (weight * len(targets) / world)
+                    sums[key] = sums[key] + part if key in sums else part
+        if not sums:
+            return {}
+        values = self.fabric.all_reduce(torch.stack(list(sums.values())), reduce_op="sum")
+        assert isinstance(values, Tensor)
+        return dict(zip(sums, (values / len(self.labels)).tolist(), strict=True))
 
 
 def ratio_loss(shares: Tensor, keep: Tensor) -> Tensor:
@@ -491,11 +523,13 @@ def write_atomically(path: Path, value: Any) -> None:
 
 
 def save_checkpoint(path: Path, recipe: Recipe, done: dict[str, dict[str, Any]]) -> None:
-    """The three trained networks and their accuracy in one file."""
+    """The trained networks and their accuracy in one file."""
     write_atomically(path, {"recipe": recipe.name, "phases": done})
 
 
-def load_checkpoint(path: Path, recipe: Recipe, g: Geometry) -> dict[str, nn.Module]:
+def load_checkpoint(
+    path: Path, recipe: Recipe, g: Geometry, phases: tuple[str, ...] = PHASES
+) -> dict[str, nn.Module]:
     """{phase: network in eval mode}.
 
     Raises CheckpointError if the file is missing, damaged, or does not fit the recipe.
@@ -505,14 +539,14 @@ def load_checkpoint(path: Path, recipe: Recipe, g: Geometry) -> dict[str, nn.Mod
         raise CheckpointError(f"no checkpoint {path}; {remedy}")
     try:
         saved = torch.load(path, weights_only=True)
-        phases = saved["phases"]
+        found = saved["phases"]
     except Exception as error:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}); {remedy}") from error
     models = {}
-    for name in PHASES:
+    for name in phases:
         model = build_model(recipe, g, name)
         try:
-            model.load_state_dict(phases[name]["state"])
+            model.load_state_dict(found[name]["state"])
         except (KeyError, RuntimeError) as error:
             first = str(error).splitlines()[-1].strip()
             raise CheckpointError(
