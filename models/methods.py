@@ -136,8 +136,8 @@ class Redundancy(Scorer):
     """Minus the cosine to the most similar token of the other half (ToMe, Bolya et al., ICLR'23).
 
     Tokens of even places, but the class token, merge into those of odd places, which stay. The
-    metric is the mean of the heads' keys. ToMe's proportional attention, a bias of log(size), is left out:
-    the attention core adds none.
+    metric is the mean of the heads' keys. ToMe's proportional attention, a bias of log(size), is
+    left out: the attention core adds none.
     """
 
     traced = True
