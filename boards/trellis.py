@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,6 @@ from sievit.quant.tools import ToolError
 from sievit.rtl import codegen, whole
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from sievit.flow.build import Build
 
 #: packages as vendors abbreviate them in part names -> as nextpnr calls them
@@ -44,6 +43,9 @@ RATE_ERROR = 0.02
 #: the voltage controlled oscillator of EHXPLLL and its phase detector, MHz
 VCO, PHASE = (400.0, 800.0), (3.125, 400.0)
 SEED = 1
+
+#: takes the line of text that a running tool is at
+Show = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -225,9 +227,9 @@ def check_tools() -> None:
             raise ToolError(name, "is not installed", 'run: pip install -e ".[ecp5]"')
 
 
-def run(command: list[str], text: str, folder: Path, log: Path, console: Console) -> None:
-    """Run a command in ``folder`` with ``text`` on its input, its messages in ``log``; the last of
-    them is shown while it runs. Raises ToolError if it fails."""
+def run(command: list[str], text: str, folder: Path, log: Path, show: Show) -> None:
+    """Run a command in ``folder`` with ``text`` on its input, its messages in ``log``; ``show`` is
+    called with the last of them while it runs. Raises ToolError if it fails."""
     begin = time.monotonic()
     with log.open("wb") as file:
         tool = subprocess.Popen(
@@ -237,11 +239,10 @@ def run(command: list[str], text: str, folder: Path, log: Path, console: Console
         tool.stdin.write(text.encode())
         tool.stdin.close()
         try:
-            with console.status(log.stem) as status:
-                while tool.poll() is None:
-                    time.sleep(0.5)
-                    minutes, seconds = divmod(int(time.monotonic() - begin), 60)
-                    status.update(f"{log.stem} {minutes}:{seconds:02d} {_last_line(log)}")
+            while tool.poll() is None:
+                time.sleep(0.5)
+                minutes, seconds = divmod(int(time.monotonic() - begin), 60)
+                show(f"{log.stem} {minutes}:{seconds:02d} {_last_line(log)}")
         finally:
             tool.kill()
             tool.wait()
@@ -286,19 +287,19 @@ def _digest(folder: Path, commands: list[str]) -> str:
     return state.hexdigest()
 
 
-def synthesise(graph: Graph, sources: list[Path], folder: Path, console: Console) -> Path:
+def synthesise(graph: Graph, sources: list[Path], folder: Path, show: Show) -> Path:
     """``folder/netlist.json`` of the top module; nothing is done if it is there already."""
     commands = synthesis_commands(graph, [Path(s.name) for s in sources])
     key, stamp, netlist = _digest(folder, commands), folder / "netlist.key", folder / "netlist.json"
     if netlist.exists() and stamp.exists() and stamp.read_text() == key:
         return netlist
     stamp.unlink(missing_ok=True)
-    run(whole.YOSYS, "\n".join(commands), folder, folder / "yosys.log", console)
+    run(whole.YOSYS, "\n".join(commands), folder, folder / "yosys.log", show)
     stamp.write_text(key)
     return netlist
 
 
-def place_and_route(name: str, part: Part, seed: int, folder: Path, console: Console) -> Path:
+def place_and_route(name: str, part: Part, seed: int, folder: Path, show: Show) -> Path:
     """``folder/NAME.config`` from the netlist; ``folder/nextpnr.json`` says how fast and how full.
     A clock that is missed is no error here."""
     out = folder / f"{name}.config"
@@ -306,15 +307,15 @@ def place_and_route(name: str, part: Part, seed: int, folder: Path, console: Con
     options = [f"--{part.device}", "--package", part.package, "--speed", str(part.speed)]
     options += ["--json", "netlist.json", "--lpf", f"{name}_top.lpf", "--textcfg", out.name]
     options += ["--report", "nextpnr.json", "--seed", str(seed), "--timing-allow-fail"]
-    run([*_yowasp("nextpnr_ecp5"), *options], "", folder, folder / "nextpnr.log", console)
+    run([*_yowasp("nextpnr_ecp5"), *options], "", folder, folder / "nextpnr.log", show)
     return out
 
 
-def pack(config: Path, bit: Path, console: Console) -> None:
+def pack(config: Path, bit: Path, show: Show) -> None:
     """The bitstream, compressed, written at once."""
     part = config.with_suffix(".bit")
     options = ["--compress", "--input", config.name, "--bit", part.name]
-    run([*_yowasp("ecppack"), *options], "", config.parent, config.parent / "ecppack.log", console)
+    run([*_yowasp("ecppack"), *options], "", config.parent, config.parent / "ecppack.log", show)
     shutil.copy(part, bit.with_suffix(".part"))
     os.replace(bit.with_suffix(".part"), bit)
 
@@ -364,10 +365,10 @@ def bitstream(build: Build, core: str = "rtl", seed: int = SEED) -> None:
     bit = build.folder / f"{name}.bit"
     bit.unlink(missing_ok=True)
     with build.step("synthesis") as note:
-        netlist = synthesise(graph, generate(graph, face, board, folder), folder, console)
+        netlist = synthesise(graph, generate(graph, face, board, folder), folder, build.show)
         note["text"] = f"yosys, {netlist}"
     with build.step("place, route") as note:
-        config = place_and_route(name, part, seed, folder, console)
+        config = place_and_route(name, part, seed, folder, build.show)
         found = measured(folder, board, seed)
         timing = found["timing"]
         note["text"] = f"nextpnr, {timing['fmax_mhz']} MHz of {board.clock_mhz:g} MHz, seed {seed}"
@@ -378,7 +379,7 @@ def bitstream(build: Build, core: str = "rtl", seed: int = SEED) -> None:
             f"no bitstream; try SEED={seed + 1} or a lower clock_mhz in {board.name}.toml"
         )
     with build.step("bitstream") as note:
-        pack(config, bit, console)
+        pack(config, bit, build.show)
         note["text"] = f"{bit}, {bit.stat().st_size} bytes"
     for kind, value in found["utilisation"].items():
         console.print(f"  {kind:<20} {value['used']:>6} of {value['available']:>6}")

@@ -72,6 +72,8 @@ class Build(ABC):
     x: Stream = field(init=False)
     edges: dict[str, Stream] = field(init=False)
     lengths: dict[str, Tensor] = field(init=False)
+    #: shows a line of text while a step runs
+    show: Callable[[str], object] = field(init=False)
 
     @property
     def pairs(self) -> tuple[str, ...]:
@@ -100,7 +102,8 @@ class Build(ABC):
         """Announce a step, time it, print what it found."""
         note: dict[str, str] = {"text": ""}
         begin = time.monotonic()
-        with self.console.status(f"{name} ..."):
+        with self.console.status(f"{name} ...") as status:
+            self.show = status.update
             yield note
         seconds = time.monotonic() - begin
         self.times[name] = round(seconds, 2)

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,12 +60,13 @@ class FinnBuild(TrainedBuild):
             )
         self.front()
         self.fold()
-        self.convert(proof)
-        if proof:
-            self.simulate()
-        self.estimate()
-        if self.vendor_steps:
-            self.vivado()
+        with finn_log(self.home / "finn.log"):
+            self.convert(proof)
+            if proof:
+                self.simulate()
+            self.estimate()
+            if self.vendor_steps:
+                self.vivado()
         return self.finish_finn(proof)
 
     # -- steps -----------------------------------------------------------------------------------
@@ -227,6 +231,18 @@ class FinnBuild(TrainedBuild):
         self.console.print(f"{self.home / 'report.json'}")
         check_equal(self.equal, result["pairs"])
         return result
+
+
+@contextmanager
+def finn_log(path: Path) -> Iterator[None]:
+    """What FINN says goes to a file."""
+    logger, handler = logging.getLogger("finn_logger"), logging.FileHandler(path, "w")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def values(x: Stream) -> Stream:

@@ -133,7 +133,8 @@ def patch(path: Path) -> str:
 
     Files of FINN's RTL library are changed by ``PATCHES``; in all others a path in quotes that is
     relative (``"./weights.dat"`` of ``$readmemh``) becomes absolute, as it would silently load
-    nothing from another folder. The file itself stays as it is.
+    nothing from another folder, and a FIFO gets the depth that it has: for ``FINN_SIMULATION`` FINN
+    puts a queue without end in its place. The file itself stays as it is.
 
     Raises SimulationError if a patch finds something else than in finn-plus ``TESTED``.
     """
@@ -150,6 +151,7 @@ def patch(path: Path) -> str:
                         f"install finn-plus=={TESTED}"
                     ) from error
         return text
+    text = re.sub(r"`ifdef\s+FINN_SIMULATION(?=\s+fifo_gauge)", "`ifdef FINN_FIFO_GAUGE", text)
     return text.replace('"./', f'"{path.resolve().parent}/')
 
 

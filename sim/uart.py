@@ -32,10 +32,17 @@ def symbol(character: int) -> int:
 
 class SimulatedLine:
     """``uart.Line`` at the pins of a program that ``build`` made. Time is that of the simulation:
-    a second has as many bits as ``baud``."""
+    a second has as many bits as ``baud``. ``seed``: of the values that registers start with."""
 
-    def __init__(self, program: Path, folder: Path, clocks: int = CLOCKS, baud: int = 1_000_000):
-        command = [str(program), str(clocks), "+verilator+rand+reset+2", "+verilator+seed+1"]
+    def __init__(
+        self,
+        program: Path,
+        folder: Path,
+        clocks: int = CLOCKS,
+        baud: int = 1_000_000,
+        seed: int = 1,
+    ):
+        command = [str(program), str(clocks), "+verilator+rand+reset+2", f"+verilator+seed+{seed}"]
         self.process = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )

@@ -34,6 +34,19 @@ def network(seed: int = 5) -> Graph:
     return graph
 
 
+def checked(seed: int = 5) -> Graph:
+    """One attention core, which stops the simulation where it runs without having been reset."""
+    core = load_core("attention")
+    params = core.params(max_tokens=4)
+    constants, _ = core.stimuli(torch.Generator().manual_seed(seed), params, 2)
+    ports = params.inputs()
+    nodes = [Node("attention", "attention", params, constants, ("input",) * len(ports))]
+    port = Port("s_axis", ports[0].channels, ports[0].lanes, ports[0].itype)
+    graph = Graph("checked_net", port, 4, 0, nodes)
+    graph.check()
+    return graph
+
+
 def smallest(bits: int = 8) -> Graph:
     """A table of one channel: frames and results of one beat."""
     core = load_core("lookup_table")

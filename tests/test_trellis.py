@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 
 from sievit.boards import trellis
 from sievit.boards.board import BoardError, load
 from sievit.boards.interface import interface
 from sievit.boards.uart import UartDevice
+from sievit.flow.build import Build
 from sievit.quant.execute import execute
 from sievit.quant.graph import Graph, Node
 from sievit.quant.params import Stream, load_core
@@ -68,11 +72,27 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_failed_tool_shows_its_last_messages(tmp_path: Path) -> None:
-    from rich.console import Console
-
+    lines: list[str] = []
     command = [trellis.sys.executable, "-c", "print('no such cell'); raise SystemExit(3)"]
     with pytest.raises(ToolError, match=r"nextpnr: failed \(3\); its messages: .*\nno such cell"):
-        trellis.run(command, "", tmp_path, tmp_path / "nextpnr.log", Console(quiet=True))
+        trellis.run(command, "", tmp_path, tmp_path / "nextpnr.log", lines.append)
+    assert all(line.startswith("nextpnr 0:") for line in lines)
+
+
+def test_tool_shows_its_line_in_a_step(tmp_path: Path) -> None:
+    """On a terminal a step shows a line of its own, and rich knows no second one beside it."""
+    text = io.StringIO()
+    made = SimpleNamespace(console=Console(file=text, force_terminal=True, width=100), times={})
+    command = [
+        trellis.sys.executable,
+        "-c",
+        "print('12 cells placed'); import time; time.sleep(1.5)",
+    ]
+    with Build.step(made, "place, route") as note:  # type: ignore[arg-type]
+        trellis.run(command, "", tmp_path, tmp_path / "nextpnr.log", made.show)
+        note["text"] = "25 MHz"
+    assert "place, route ..." in text.getvalue() and "nextpnr 0:0" in text.getvalue()
+    assert list(made.times) == ["place, route"]
 
 
 def matrix(seed: int) -> Graph:

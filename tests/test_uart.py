@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from device_network import network
+from device_network import checked, network
 from PIL import Image
 
 from sievit.boards import uart
@@ -108,6 +108,18 @@ def test_logits_cycles_and_counters(device: UartDevice, seed: int) -> None:
     assert (device.status().frames, device.status().cycles) == (0, 0)
     assert (logits(device, x[:3]) == want[:3]).all() and device.status().frames == 3
     assert logits(device, x[:0]).shape == (0, 10)
+
+
+def test_the_device_starts_in_reset(tmp_path: Path, seed: int) -> None:
+    """Whatever its other registers hold then: the core would notice a cycle before the reset."""
+    graph = checked(seed)
+    graph.save(tmp_path / "graph")
+    program = pins.build(graph, interface(graph, tmp_path / "graph"), tmp_path / "uart")
+    for start in range(1, 9):
+        line = pins.SimulatedLine(program, tmp_path / "uart", seed=start)
+        assert line.read(1, TIMEOUT) == b""
+        line.close()
+        assert line.process.returncode == 0
 
 
 def test_bit_errors_on_both_ways(line: FaultyLine, device: UartDevice, seed: int) -> None:

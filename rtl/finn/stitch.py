@@ -103,8 +103,6 @@ def stitch(model: ModelWrapper, name: str, folder: Path) -> tuple[Path, list[Pat
         body += _instance(op.get_nodeattr("gen_top_module"), f"u_{node.name}", links)
         if getattr(op, "STEM", "") in codegen.SHARED:
             sources |= dict.fromkeys(share_code(op, folder, f"tb_{name}.dut.u_{node.name}.u_core"))
-        elif node.op_type.startswith("StreamingFIFO"):
-            sources |= dict.fromkeys(true_fifo(op, folder))
         else:
             sources |= dict.fromkeys(finn_rtlsim.node_sources(op, folder))
     head = ["// SPDX-License-Identifier: Apache-2.0", "", f"module {name} ("]
@@ -126,19 +124,6 @@ def stitch(model: ModelWrapper, name: str, folder: Path) -> tuple[Path, list[Pat
     path = folder / f"{name}.sv"
     runner.write_text(path, "\n".join(text))
     return path, list(sources)
-
-
-def true_fifo(op: Any, folder: Path) -> list[Path]:
-    """Sources of a FIFO of the depth that it will have: where FINN_SIMULATION is set, which the DSP
-    blocks ask for, FINN puts a queue without end in its place."""
-    top = op.get_nodeattr("gen_top_module")
-    text = (Path(op.get_nodeattr("code_gen_dir_ipgen")) / f"{top}.v").read_text()
-    text, count = re.subn(r"`ifdef\s+FINN_SIMULATION\b", "`ifdef FINN_FIFO_GAUGE", text)
-    if count != 1:
-        raise runner.SimulationError(f"{top}: FINN's FIFO is not that of {finn_rtlsim.TESTED}")
-    runner.write_text(folder / f"{top}.v", text)
-    files = finn_rtlsim.node_sources(op, folder)
-    return [*(f for f in files if f.suffix == ".sv"), folder / f"{top}.v"]
 
 
 def share_code(op: Any, folder: Path, path: str) -> list[Path]:

@@ -52,7 +52,11 @@ module shell_regs #(
   logic [63:0] now_q, cycles_q;
   logic [7:0] under_way_q;
   logic [4:0] errors_q;
-  logic enable_q, reset_q, running_q, core_rst_nq;
+  logic enable_q, reset_q, running_q;
+  // the device starts in reset
+  /* verilator lint_off PROCASSINIT */
+  logic core_rst_nq = 1'b0;
+  /* verilator lint_on PROCASSINIT */
   logic wr, rd, whole, announced, accepted, overrun;
 
   assign s_axil_awready = wr;

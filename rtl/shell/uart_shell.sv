@@ -46,8 +46,11 @@ module uart_shell #(
     $error("uart_shell: Banks must be a power of two");
   end
 
-  // reset of everything but the line
-  logic clear, inner_q;
+  // reset of everything but the line, which the device starts in
+  logic clear;
+  /* verilator lint_off PROCASSINIT */
+  logic inner_q = 1'b0;
+  /* verilator lint_on PROCASSINIT */
 
   always_ff @(posedge clk_i) inner_q <= rst_ni && !clear;
   assign acc_rst_no = inner_q;
