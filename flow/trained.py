@@ -43,7 +43,6 @@ def load_data(recipe: Recipe, path: Path | None) -> Dataset:
     if file.is_file():
         return Dataset(**torch.load(file, weights_only=True))
     data = datasets.load("jpeg", path, None)
-    file.parent.mkdir(parents=True, exist_ok=True)
     train.write_atomically(file, {f.name: getattr(data, f.name) for f in dataclasses.fields(data)})
     return data
 

@@ -146,8 +146,7 @@ def load(name: str) -> Matrix:
 
 def _alike(a: Recipe, b: Recipe) -> bool:
     """The same network, whatever its name."""
-    names = {"name": "", "title": ""}
-    return dataclasses.replace(a, **names) == dataclasses.replace(b, **names)
+    return dataclasses.replace(a, name="", title="") == dataclasses.replace(b, name="", title="")
 
 
 def select(

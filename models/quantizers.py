@@ -138,6 +138,23 @@ class QuantActivation(qnn.QuantIdentity):
         return y
 
 
+class QuantPixels(qnn.QuantIdentity):
+    """Quantiser of pixels; they lie on its grid."""
+
+    def __init__(self, levels: int) -> None:
+        bits, scale = levels.bit_length(), input_scale(levels)
+        super().__init__(
+            act_quant=UintInputPoT,
+            bit_width=bits,
+            scaling_init=scale * 2**bits,
+            return_quant_tensor=True,
+        )
+        self.grid = round(math.log2(scale)), IntType(bits, False)
+
+    def forward(self, x: Any) -> Any:
+        return quant_tensor(x, *self.grid, True) if is_smooth() else super().forward(x)
+
+
 def act(bits: int, percentile: float = 99.9) -> nn.Module:
     """Quantiser of a signed activation of ``bits`` bits; the range covers ``percentile`` %."""
     return QuantActivation(
@@ -150,13 +167,7 @@ def act(bits: int, percentile: float = 99.9) -> nn.Module:
 
 def pixels(levels: int) -> nn.Module:
     """Quantiser of pixels ``0..levels`` given as ``x / 2^ceil(log2 levels)``."""
-    bits, scale = levels.bit_length(), input_scale(levels)
-    return qnn.QuantIdentity(
-        act_quant=UintInputPoT,
-        bit_width=bits,
-        scaling_init=scale * 2**bits,
-        return_quant_tensor=True,
-    )
+    return QuantPixels(levels)
 
 
 def input_scale(levels: int) -> float:

@@ -446,10 +446,11 @@ class QuantVisionTransformer(nn.Module):
         y, frames = self.embed(y)
         self.stages = []
         t = Tokens(y)
-        for i, block in enumerate(self.blocks):
+        blocks: list[Any] = list(self.blocks)
+        for i, block in enumerate(blocks):
             selector = self.selectors[str(i)] if str(i) in self.selectors else None
             if isinstance(selector, TokenStage):
-                t = selector(replace(t, x=y), self.blocks[i - 1].attn.trace)
+                t = selector(replace(t, x=y), blocks[i - 1].attn.trace)
                 y = t.x
                 frames = torch.tensor([[float(y.value.shape[1]), float(t.package)]]).to(frames)
                 frames = frames.expand(len(y.value), -1)

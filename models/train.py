@@ -144,7 +144,7 @@ class Average:
     @torch.no_grad()
     def update(self) -> None:
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        get_ema_multi_avg_fn(decay)(self.values, list(self.parameters), torch.tensor(self.step))
+        get_ema_multi_avg_fn(decay)(self.values, list(self.parameters), self.step)
         self.step += 1
 
     @contextmanager
@@ -219,7 +219,7 @@ class Trainer:
         self.done: dict[str, dict[str, Any]] = dict(given or {})
         self.resume: dict[str, Any] | None = None
         #: state of torch's random numbers at the end of the last finished phase
-        self.torch_rng: Tensor | None = None
+        self.torch_rng: Any = None
         folder.mkdir(parents=True, exist_ok=True)
         state = folder / "state.pt"
         if state.exists():
@@ -517,6 +517,7 @@ def _cosine(step: int, warm: int, total: int) -> float:
 
 def write_atomically(path: Path, value: Any) -> None:
     """Write through a temporary file, so that an interruption leaves the old file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(path.suffix + ".part")
     torch.save(value, temporary)
     os.replace(temporary, path)

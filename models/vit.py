@@ -7,6 +7,7 @@ q, k and v are three layers: each has a quantiser and a core of its own further 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,9 +99,10 @@ class VisionTransformer(nn.Module):
         x = self.patch_embed(x)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
         t = Tokens(x)
-        for i, block in enumerate(self.blocks):
+        blocks: list[Any] = list(self.blocks)
+        for i, block in enumerate(blocks):
             if str(i) in self.selectors:
-                t = self.selectors[str(i)](t, self.blocks[i - 1].attn.trace)
+                t = self.selectors[str(i)](t, blocks[i - 1].attn.trace)
             t = replace(t, x=block(t.x))
         return self.head(self.norm(t.x[:, 0]))
 
@@ -109,4 +111,5 @@ def trace(selectors: nn.ModuleDict, blocks: nn.ModuleList) -> None:
     """Let the blocks in front of stages keep what their scorers read."""
     for i, stage in selectors.items():
         if isinstance(stage, TokenStage) and stage.scorer.traced:
-            blocks[int(i) - 1].attn.traced = True
+            before: Any = blocks[int(i) - 1]
+            before.attn.traced = True
