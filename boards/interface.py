@@ -30,7 +30,10 @@ def load_graph(build_dir: Path) -> tuple[Graph, Interface]:
     try:
         graph = Graph.load(build_dir / "graph")
     except FileNotFoundError as error:
-        raise DeviceError(f"nothing is built in {build_dir}; run: sievit build") from error
+        raise DeviceError(
+            f"nothing is built in {build_dir}; run: sievit build --board {build_dir.parent.name} "
+            f"--model {build_dir.name}"
+        ) from error
     except ValueError as error:
         raise DeviceError(str(error)) from error
     told, found = Interface.load(build_dir), interface(graph, build_dir / "graph")

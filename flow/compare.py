@@ -223,7 +223,9 @@ def stock_finn(model: Path, part: str, timeout_s: float = 1800) -> dict[str, Any
     hls = int((re.findall(r"^HLS (\d+)$", output, re.M) or ["0"])[-1])
     lines = [line for line in error.splitlines() if line.strip()]
     exception = lines[-1] if code and lines else f"exit status {code}" if code else None
-    text = f"{stage}: {exception}" if code else f"{hls} operators need Vitis HLS"
+    # FINN names every node that it cannot map; their kinds follow
+    brief = (exception or "").split(" Complete list")[0].rsplit("finn.util.exception.", 1)[-1]
+    text = f"{stage}: {brief}" if code else f"{hls} operators need Vitis HLS"
     if left:
         text += f"; no hardware of FINN's: {left}"
     return {"stage": stage, "exception": exception, "left": left, "hls": hls, "text": text}

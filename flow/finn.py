@@ -180,6 +180,9 @@ class FinnBuild(TrainedBuild):
                 f"{count} images, {int(differ.sum())} mismatches; {self.beats['predicted']:,} "
                 f"beats, {self.beats['sized']:,} of them used; II {interval(result):.1f}"
             )
+        with self.step("FINN compile") as note:
+            stitch.compile_top(self.model, self.graph.name, self.home / "rtl")
+            note["text"] = "Verilator"
         with self.step("FINN RTL") as note:
             results, _, differ = run(self.model, "rtl", self.stalls)
             wrong |= differ

@@ -568,6 +568,7 @@ def plumbing(graph: Graph) -> Resources:
         for edge, port, depth in zip(node.inputs, node.params.inputs(), node.depths, strict=False):
             out = out + fifo_resources(port, depth)
             source = graph.port_of(edge)
+            out = out + fifo_resources(source, graph.burst(edge, port))
             if source.lanes != port.lanes:
                 bits = max(source.lanes, port.lanes) * port.itype.bits
                 out = out + Resources(lut=bits * 1.2 + 20, ff=bits * 1.5 + 20)

@@ -159,7 +159,8 @@ def generate(graph: Graph, folder: Path) -> Path:
         depths = node.depths or (0,) * len(ports)
         links = []
         for i, (edge, port, depth) in enumerate(zip(node.inputs, ports, depths, strict=True)):
-            bundle = _adapt(module, f"{node.name}_in{i}", reads(edge), port, depth)
+            source = _fifo(module, f"{node.name}_in{i}_burst", reads(edge), graph.burst(edge, port))
+            bundle = _adapt(module, f"{node.name}_in{i}", source, port, depth)
             links.append((port.name, bundle))
         links.append((node.params.output().name, _edge_bundle(graph, node.name)))
         parameters: dict[str, int | str] = dict(node.params.sv_parameters())
@@ -271,16 +272,20 @@ def _adapt(module: _Module, name: str, bundle: _Bundle, port: Port, depth: int) 
             [("s_axis", bundle), ("m_axis", wide)],
         )
         bundle = wide
-    if depth > 0:
-        fifo = module.wires(_Bundle(f"{name}_fifo", bundle.lanes, bundle.bits))
-        module.instance(
-            "axis_fifo",
-            f"u_{name}_fifo",
-            {"DataBits": bundle.width, "Depth": depth},
-            [("s_axis", bundle), ("m_axis", fifo)],
-        )
-        bundle = fifo
-    return bundle
+    return _fifo(module, f"{name}_fifo", bundle, depth)
+
+
+def _fifo(module: _Module, name: str, bundle: _Bundle, depth: int) -> _Bundle:
+    if depth == 0:
+        return bundle
+    fifo = module.wires(_Bundle(name, bundle.lanes, bundle.bits))
+    module.instance(
+        "axis_fifo",
+        f"u_{name}",
+        {"DataBits": bundle.width, "Depth": depth},
+        [("s_axis", bundle), ("m_axis", fifo)],
+    )
+    return fifo
 
 
 def _write_memories(top: str, node: Node, folder: Path) -> dict[str, str]:

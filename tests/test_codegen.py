@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from sievit.flow.build import interval
 from sievit.quant.execute import execute, first_difference
+from sievit.quant.fold import total
 from sievit.quant.graph import Graph, Node
 from sievit.quant.itype import IntType
-from sievit.quant.params import CoreParams, Port, load_core, random_frames
+from sievit.quant.params import CoreParams, Port, Stream, load_core, random_frames
 from sievit.rtl import codegen
 from sievit.sim.harness import build_root
 from sievit.sim.runner import lint, run_graph
@@ -54,6 +56,25 @@ def test_every_edge() -> None:
         beats = [len(result.at[e]) for e, _, _ in codegen.taps(graph)]
         want = [int(golden[e].length.sum()) * p.beats for e, _, p in codegen.taps(graph)]
         assert beats == want
+
+
+def test_a_token_that_is_kept_holds_up_none_that_are_dropped(seed: int) -> None:
+    """first_token takes 8 beats of each of 6 tokens; what reads it needs 32 of these 48 cycles."""
+    rng = torch.Generator().manual_seed(seed)
+    nodes: list[Node] = []
+    for name, core, edge, tokens, simd in (
+        ("first", "first_token", "input", 6, 4), ("act", "lookup_table", "first", 1, 1),
+    ):  # fmt: skip
+        types = {"in_type": T8} | ({"out_type": T8} if core == "lookup_table" else {})
+        params = load_core(core).params(channels=32, simd=simd, max_tokens=tokens, **types)
+        constants, _ = load_core(core).stimuli(rng, params, 2)
+        nodes.append(Node(name, core, params, constants, (edge,), (0,)))
+    graph = Graph("burst_net", Port("s_axis", 32, 4, T8), 6, 0, nodes)
+    x = Stream.full(torch.randint(-128, 128, (16, 6, 32), generator=rng))
+    result = run_graph(graph, build_root() / "codegen_burst", x, "none", seed=seed)
+    assert result.output == execute(graph, x)["act"]
+    assert interval(result) == 48
+    assert total(graph).lut > sum(n.params.resources().lut for n in nodes)
 
 
 def test_deterministic(tmp_path: Path) -> None:

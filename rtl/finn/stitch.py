@@ -216,17 +216,22 @@ def bench(model: ModelWrapper, name: str) -> str:
     return "\n".join([*lines, "", "endmodule", ""])
 
 
-def simulate(
-    model: ModelWrapper, name: str, folder: Path, x: Stream, stalls: Sequence[str], seed: int
-) -> tuple[list[RtlResult], dict[str, int]]:
-    """One run of the stitched graph for every stall profile, and the most beats that each FIFO held
-    over all of them, by node. Raises SimulationError if a run gets stuck or breaks a rule."""
+def compile_top(model: ModelWrapper, name: str, folder: Path) -> None:
+    """Stitch the graph and compile its simulation, unless that has been done."""
     top, sources = stitch(model, name, folder)
     tb = folder / f"tb_{name}.sv"
     runner.write_text(tb, bench(model, name))
     own = runner.RTL / "lib", runner.RTL / "cores"  # the simulator finds those itself
     files = [f for f in sources if f.parent not in own]
     runner.build(f"tb_{name}", [*files, top, tb], {}, folder, flags=FLAGS, optimise="-O0")
+
+
+def simulate(
+    model: ModelWrapper, name: str, folder: Path, x: Stream, stalls: Sequence[str], seed: int
+) -> tuple[list[RtlResult], dict[str, int]]:
+    """One run of the stitched graph for every stall profile, and the most beats that each FIFO held
+    over all of them, by node. Raises SimulationError if a run gets stuck or breaks a rule."""
+    compile_top(model, name, folder)
     source, _, sink, _ = end_ports(model)
     runs = [Run([x], stall, seed) for stall in stalls]
     log: list[str] = []
