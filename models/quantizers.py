@@ -184,6 +184,14 @@ def statistics(model: nn.Module) -> dict[str, list[Any]]:
     }
 
 
+def collecting(model: nn.Module) -> list[nn.Module]:
+    """Scales that are not fixed yet; their tensors are ``buffer`` and ``value``."""
+    return [
+        m for m in model.modules()
+        if hasattr(m, "collect_stats_steps") and m.counter <= m.collect_stats_steps
+    ]  # fmt: skip
+
+
 @torch.no_grad()
 def load_statistics(model: nn.Module, saved: dict[str, list[Any]]) -> None:
     """Go on collecting where ``statistics`` was taken."""

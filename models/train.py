@@ -29,7 +29,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from sievit.models.augment import augment, mix
 from sievit.models.data import DataError, Dataset, patchify
 from sievit.models.pruning import sparsify
-from sievit.models.quantizers import QuantLinear, load_statistics, smooth_forward, statistics
+from sievit.models.quantizers import (
+    QuantLinear,
+    collecting,
+    load_statistics,
+    smooth_forward,
+    statistics,
+)
 from sievit.models.qvit import QuantVisionTransformer, image_input
 from sievit.models.recipe import Recipe, RecipeError
 from sievit.models.vit import VisionTransformer
@@ -444,6 +450,7 @@ class Trainer:
                 if not len(labels):  # fewer pictures than processes: join in, count for nothing
                     patches, labels = whole[:1], targets[:1]
                 x = image_input(patches, self.data.levels)
+                open_scales: list[Any] = collecting(model) if world > 1 else []
                 with half if teacher is None else nullcontext():
                     y = network(x).flatten(1).float()
                 parts = {"ce": cross_entropy(y, labels, label_smoothing=t.label_smoothing)}
@@ -466,6 +473,10 @@ class Trainer:
                 schedule.step()
                 for layer in layers.values():
                     layer.project()
+                with torch.no_grad():  # every process saw its share: the first one's scales count
+                    for scale in open_scales:
+                        for tensor in (scale.buffer, scale.value):
+                            tensor.copy_(self.fabric.broadcast(tensor.detach()))
                 if average:
                     average.update()
                 for key, value in {**parts, "loss": loss}.items():

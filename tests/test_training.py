@@ -13,7 +13,6 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from test_models import SMALL, Interrupted, small_data, weights
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sievit.models.quantizers import (
     QuantActivation,
@@ -183,50 +182,6 @@ def test_smooth_linear_layers_have_the_weights_of_brevitas(rng: torch.Generator)
 
 
 # -- devices -------------------------------------------------------------------------------------
-class Reads(torch.utils._python_dispatch.TorchDispatchMode):
-    """Counts the numbers that are read back from a GPU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].device.type == "cuda":
-            self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize(
-    ("phase", "selector"),
-    [
-        ("qat_dense", {}),
-        ("qat_pruned", {"blocks": (0,), "topk": (9,), "method": "dynamicvit"}),
-        ("qat_pruned", {"blocks": (0,), "topk": (9,), "method": "random"}),
-    ],
-)
-def test_a_pass_on_a_gpu_mixes_no_devices_and_reads_nothing_back(
-    phase: str, selector: dict[str, Any]
-) -> None:
-    """Shapes and devices alone, by PyTorch's fake tensors: a smooth pass of training.
-    HeatViT's token_select compares the lengths of its streams and so reads back one number."""
-    real = quantised(phase, **selector)
-    grids = {n: p._grid for n, p in real.named_modules() if isinstance(p, QuantActivation)}
-    with FakeTensorMode(), torch.device("cuda"):
-        recipe = real.recipe
-        model = build_model(recipe, Geometry(16, 4, 10, 16, (4, 4)), phase).train()
-        for name, part in model.named_modules():
-            if isinstance(part, QuantActivation):
-                scaling = part.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl
-                scaling.counter = scaling.collect_stats_steps + 1
-                scaling.value.requires_grad_(False)
-                part._grid = (scaling.value._version, *grids[name][1:])
-        x = torch.rand(8, 16, 4)
-        with smooth_forward(), Reads() as reads:
-            y = model(x)
-        assert reads.count == 0
-        assert y.device.type == "cuda" and y.shape == (8, 1, 10) and y.requires_grad
-
-
 def trained(fabric: Fabric, folder: Path) -> None:
     """In every process: train, and leave the weights."""
     torch.set_num_threads(1)
