@@ -186,10 +186,8 @@ def statistics(model: nn.Module) -> dict[str, list[Any]]:
 
 def collecting(model: nn.Module) -> list[nn.Module]:
     """Scales that are not fixed yet; their tensors are ``buffer`` and ``value``."""
-    return [
-        m for m in model.modules()
-        if hasattr(m, "collect_stats_steps") and m.counter <= m.collect_stats_steps
-    ]  # fmt: skip
+    found: list[Any] = [m for m in model.modules() if hasattr(m, "collect_stats_steps")]
+    return [m for m in found if m.counter <= m.collect_stats_steps]
 
 
 @torch.no_grad()

@@ -157,7 +157,7 @@ class Attention(nn.Module):
             if is_smooth():
                 keep = survivors(score.detach(), frames, self.nm)
             else:
-                keep, _ = probabilities(call.params, call.constants, *streams())
+                keep, _ = probabilities(params, call.constants, *streams())
             prob = score.masked_fill(~keep, float("-inf")).softmax(-1).nan_to_num()
             return (prob @ vh).transpose(1, 2).flatten(2)
 
@@ -168,9 +168,10 @@ class Attention(nn.Module):
                 self.trace = Trace(row, keys, self.num_heads)
             return rounded(smooth(), exponent(v), itype(v), frames)
         call = self.call(q, k, v)
+        params: Any = call.params
         if self.traced:
             with torch.no_grad():
-                dense = replace(call.params, n=1, m=1)
+                dense = replace(params, n=1, m=1)
                 _, prob = probabilities(dense, call.constants, *streams())
                 row = prob[:, :, 0].sum(1).float() * 2.0**-self.PROB_BITS
             self.trace = Trace(row, k.value.detach(), self.num_heads)
