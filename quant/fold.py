@@ -376,11 +376,10 @@ def size_fifos(graph: Graph, lengths: Lengths | None = None) -> Graph:
             if port.name == SET:
                 depths.append(0)  # one for every frame inside: see below
                 continue
-            if len(ports) == 1 and graph.burst(edge, port, 0):
-                source = graph.node(edge)
-                before = source.inputs[0]
+            beats = graph.burst(edge, port, 0) if len(ports) == 1 else 0
+            if beats:
+                before = graph.node(edge).inputs[0]
                 tokens = lengths[before].double().mean() if lengths else longest[before]
-                beats = source.params.output().beats
                 if (float(tokens) - 1) * beats + port.beats > ii:
                     depths.append(0)  # the token that is kept waits in front of the converter
                     continue
