@@ -10,6 +10,9 @@ HOST ?=
 PORT ?=
 IMAGE ?=
 SEED ?=
+MATRIX ?= cifar10
+JOBS ?= 1
+LIMIT ?= 0
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -19,7 +22,7 @@ SIEVIT := $(BIN)/sievit
 TOOLS := $(VENV)/.ready $(if $(shell grep -s '"trellis"' boards/$(BOARD).toml),$(VENV)/.ecp5)
 ARGS := --model $(MODEL) $(if $(DATA),--data $(DATA))
 
-.PHONY: hls rtl finn hls4ml finn-venv export train sim report bitstream run deploy boards cores core test test-finn test-hls4ml soak bench-cores bench-deit compare-backends resources lint clean help
+.PHONY: hls rtl finn hls4ml finn-venv export train sim report bitstream run deploy boards cores core test test-finn test-hls4ml soak bench-cores bench-deit train-zoo bench-accuracy compare-backends resources lint clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 13
@@ -40,6 +43,12 @@ export: $(VENV)/.ready ## write MODEL as QONNX
 
 train: $(VENV)/.ready ## train MODEL (resumes if interrupted)
 	$(SIEVIT) train $(ARGS)
+
+train-zoo: $(VENV)/.ready ## train what MATRIX compares and has no checkpoint, JOBS points side by side, for LIMIT seconds
+	$(SIEVIT) train-zoo --matrix $(MATRIX) $(if $(DATA),--data $(DATA)) --jobs $(JOBS) --limit $(LIMIT)
+
+bench-accuracy: $(VENV)/.ready ## measure the checkpoints of MATRIX; writes docs/accuracy.md
+	$(SIEVIT) bench-accuracy --matrix $(MATRIX) $(if $(DATA),--data $(DATA)) --limit $(LIMIT)
 
 sim: $(VENV)/.ready ## simulate the built accelerator, or with CORE=x the bench of one core
 	$(SIEVIT) sim $(ARGS) --board $(BOARD) $(if $(CORE),--core $(CORE))

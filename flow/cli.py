@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 import warnings
 from pathlib import Path
@@ -52,6 +53,33 @@ def cli() -> None:
     """Train pruned, quantised Vision Transformers and turn them into proven FPGA accelerators."""
 
 
+def device_options(command: Any) -> Any:
+    """Options of what trains: where, and for how long."""
+    options = (
+        click.option(
+            "--accelerator",
+            default="auto",
+            show_default=True,
+            help="auto, cpu, cuda ..., as Lightning Fabric names them.",
+        ),
+        click.option("--devices", default=1, show_default=True, help="Processes on this machine."),
+        click.option("--nodes", default=1, show_default=True, help="Machines, with a launcher."),
+        click.option(
+            "--limit", default=0.0, help="Stop after this many seconds; the same call goes on."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def make_fabric(accelerator: str, devices: int, nodes: int) -> Any:
+    """A launched Fabric; more processes of this machine start here."""
+    from sievit.models.train import launch
+
+    return launch(accelerator, devices, nodes)
+
+
 @cli.command()
 @model_option
 @data_option
@@ -61,7 +89,16 @@ def cli() -> None:
     default=None,
     help="Checkpoint to write; default: the one of the zoo.",
 )
-def train(model: str, data: Path | None, out: Path | None) -> None:
+@device_options
+def train(
+    model: str,
+    data: Path | None,
+    out: Path | None,
+    accelerator: str,
+    devices: int,
+    nodes: int,
+    limit: float,
+) -> None:
     """Train float, QAT dense and QAT pruned networks of a recipe (resumes if interrupted)."""
     from sievit.models import recipe as recipes
 
@@ -69,9 +106,15 @@ def train(model: str, data: Path | None, out: Path | None) -> None:
     from sievit.flow.trained import checkpoint_path, load_data
     from sievit.models.train import Trainer, save_checkpoint
 
+    fabric = make_fabric(accelerator, devices, nodes)
     folder = BUILD / "train" / recipe.name
-    trainer = Trainer(recipe, load_data(recipe, data), folder, CONSOLE)
+    console = CONSOLE if fabric.is_global_zero else Console(quiet=True)
+    with fabric.rank_zero_first():
+        images = load_data(recipe, data)
+    trainer = Trainer(recipe, images, folder, console, fabric, limit=limit or math.inf)
     done = trainer.run()
+    if not fabric.is_global_zero:
+        return
     path = out or checkpoint_path(recipe)
     save_checkpoint(path, recipe, done)
     table = Table("network", "top-1 on the test split", title=recipe.name)
@@ -79,6 +122,71 @@ def train(model: str, data: Path | None, out: Path | None) -> None:
         table.add_row(phase.replace("_", " "), f"{result['accuracy']:.2f} %")
     CONSOLE.print(table)
     CONSOLE.print(f"checkpoint {path}; log: tensorboard --logdir {folder / 'tensorboard'}")
+
+
+matrix_option = click.option(
+    "--matrix",
+    default="cifar10",
+    show_default=True,
+    help="Comparison of models/zoo/matrix, or a .toml file.",
+)
+
+
+@cli.command("train-zoo")
+@matrix_option
+@data_option
+@click.option("--only", multiple=True, help="These points; default: all that lack a checkpoint.")
+@click.option("--jobs", default=1, show_default=True, help="Points side by side on one device.")
+@device_options
+def train_zoo(
+    matrix: str,
+    data: Path | None,
+    only: tuple[str, ...],
+    jobs: int,
+    accelerator: str,
+    devices: int,
+    nodes: int,
+    limit: float,
+) -> None:
+    """Train every point of the accuracy comparison that lacks a checkpoint (resumes)."""
+    if jobs > 1 and devices * nodes > 1:
+        raise click.UsageError("--jobs is for one device; leave out --devices and --nodes")
+    from sievit.flow import zoo
+
+    found = zoo.load(matrix)
+    unknown = set(only) - {p.name for p in found.points}
+    if unknown:
+        known = ", ".join(p.name for p in found.points)
+        raise click.UsageError(f"no point {', '.join(sorted(unknown))}; known: {known}")
+    from sievit.flow.trained import load_data
+
+    fabric = make_fabric(accelerator, devices, nodes)
+    console = CONSOLE if fabric.is_global_zero else Console(quiet=True)
+    command = zoo.command_line(matrix, data, ["--accelerator", accelerator])
+    with fabric.rank_zero_first():
+        images = load_data(found.shared, data)
+    seconds = limit or math.inf
+    missing = zoo.train(found, images, BUILD, console, fabric, only, seconds, jobs, command)
+    count = len(only or found.points)
+    console.print(f"{count - len(missing)} of {count} points trained")
+
+
+@cli.command("bench-accuracy")
+@matrix_option
+@data_option
+@click.option("--accelerator", default="auto", show_default=True, help="auto, cpu, cuda.")
+@click.option("--limit", default=0.0, help="Stop after this many seconds; the same call goes on.")
+def bench_accuracy(matrix: str, data: Path | None, accelerator: str, limit: float) -> None:
+    """Measure the points that have a checkpoint: writes docs/accuracy.md."""
+    from sievit.flow import zoo
+
+    found = zoo.load(matrix)
+    from sievit.flow.trained import load_data
+
+    device = make_fabric(accelerator, 1, 1).device
+    images = load_data(found.shared, data)
+    missing = zoo.bench(found, images, BUILD, CONSOLE, device, limit or math.inf)
+    CONSOLE.print(f"not measured: {', '.join(missing) or 'none'}")
 
 
 def make_build(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,14 @@ from sievit.models import export as exporter
 from sievit.models import train
 from sievit.models.data import Dataset, patchify
 from sievit.models.qvit import QuantVisionTransformer, image_input
-from sievit.models.recipe import ZOO, Recipe
+from sievit.models.recipe import ZOO, Recipe, RecipeError
 from sievit.quant.execute import execute
 from sievit.quant.lower import lower
 from sievit.quant.params import Stream
 from sievit.quant.sources import folders_digest
 
 PROFILE_IMAGES = 512
+CACHE = Path("build") / "data"
 
 
 def checkpoint_path(recipe: Recipe) -> Path:
@@ -32,8 +34,23 @@ def checkpoint_path(recipe: Recipe) -> Path:
 
 
 def load_data(recipe: Recipe, path: Path | None) -> Dataset:
-    """The data set of a recipe."""
-    return datasets.load(recipe.data.source, path, None)
+    """The data set of a recipe; an .npz archive in place of its folder is one of JPEG files, which
+    are decoded once: the pixels stay in ``build/data``."""
+    if path is None or path.suffix != ".npz" or not path.is_file():
+        return datasets.load(recipe.data.source, path, None)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    file = CACHE / f"{path.stem}-{digest}.pt"
+    if file.is_file():
+        return Dataset(**torch.load(file, weights_only=True))
+    data = datasets.load("jpeg", path, None)
+    train.write_atomically(file, {f.name: getattr(data, f.name) for f in dataclasses.fields(data)})
+    return data
+
+
+def first_images(data: Dataset, count: int) -> Dataset:
+    """The data set with its first ``count`` test images alone."""
+    images, labels = data.test_images[:count], data.test_labels[:count]
+    return dataclasses.replace(data, test_images=images, test_labels=labels)
 
 
 @dataclass(kw_only=True)
@@ -45,6 +62,8 @@ class TrainedBuild(Build):
     recipe: Recipe
     data_path: Path | None = None
     checkpoint: Path | None = None
+    #: test images that are compared, the first ones
+    images_compared: int = 512
 
     def front(self) -> None:
         self.load()
@@ -52,12 +71,17 @@ class TrainedBuild(Build):
         self.lower()
 
     def frames(self) -> Stream:
-        images = load_data(self.recipe, self.data_path).test_images
+        images = load_data(self.recipe, self.data_path).test_images[: self.images_compared]
         return Stream.full(patchify(images, self.recipe.data.patch_size))
 
     def load(self) -> None:
+        if self.recipe.selector.method != "heatvit":
+            raise RecipeError(
+                f"{self.recipe.name}: selector.method {self.recipe.selector.method} has no cores; "
+                "heatvit has"
+            )
         with self.step("load") as note:
-            self.data = load_data(self.recipe, self.data_path)
+            self.data = first_images(load_data(self.recipe, self.data_path), self.images_compared)
             self.geometry = train.geometry(self.recipe, self.data)
             path = self.checkpoint or checkpoint_path(self.recipe)
             self.models = train.load_checkpoint(path, self.recipe, self.geometry)

@@ -8,6 +8,9 @@ so nothing after training changes an integer.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import brevitas.nn as qnn
@@ -23,6 +26,28 @@ from brevitas.quant_tensor import IntQuantTensor
 from torch import Tensor, nn
 
 from sievit.quant.itype import IntType
+
+#: forward passes that need gradients compute the smooth counterparts of the cores
+_SMOOTH = ContextVar("smooth", default=False)
+
+
+@contextmanager
+def smooth_forward() -> Iterator[None]:
+    """Within, passes that need gradients compute the smooth counterparts of the cores, rounded to
+    the cores' grid, instead of the cores' integers: no tables, and nothing read back from a GPU.
+
+    A result may then differ by the error of a core's tables. Where frames change their length the
+    cores still decide. The scale of weights gets no gradient."""
+    token = _SMOOTH.set(True)
+    try:
+        yield
+    finally:
+        _SMOOTH.reset(token)
+
+
+def is_smooth() -> bool:
+    """``smooth_forward`` is in force."""
+    return _SMOOTH.get() and torch.is_grad_enabled()
 
 
 class IntWeightPerTensorPoT(Int8WeightPerTensorFixedPoint):
@@ -62,6 +87,7 @@ class QuantLinear(qnn.QuantLinear):
             return_quant_tensor=False,
         )
         blocks = [torch.ones(out_features // groups, in_features // groups)] * groups
+        self.weight_bits = bits
         self.groups = groups
         self.nm = (1, 1)
         self.mask: Tensor
@@ -70,15 +96,68 @@ class QuantLinear(qnn.QuantLinear):
         nn.init.uniform_(self.weight, -bound, bound)
         self.project()
 
+    def forward(self, x: Any) -> Any:
+        if not is_smooth():
+            return super().forward(x)
+        with torch.no_grad():  # the least power of two above the largest magnitude spans all bits
+            top = self.weight.abs().max().clamp(min=2.0**-24).log2().ceil()
+            step = 2.0 ** (top - (self.weight_bits - 1))
+        limit = 2 ** (self.weight_bits - 1) - 1
+        weight = _RoundBy.apply(self.weight, step, limit)
+        bias = None
+        if self.bias is not None:
+            bias = _RoundBy.apply(self.bias, step * 2.0 ** exponent(x), 2**31 - 1)
+        return nn.functional.linear(x.value, weight, bias)
+
     @torch.no_grad()
     def project(self) -> None:
         """Set the masked weights to zero."""
         self.weight.mul_(self.mask)
 
 
+class QuantActivation(qnn.QuantIdentity):
+    """Quantiser of a signed activation.
+
+    In training, once the scale is fixed, it rounds to the known grid itself: the same values and
+    gradients, without computing the scale and reading it back from a GPU.
+    """
+
+    def forward(self, x: Any) -> Any:
+        if not self.training:
+            return super().forward(x)
+        scaling = self.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl
+        fixed = scaling.counter > scaling.collect_stats_steps and not scaling.value.requires_grad
+        known = getattr(self, "_grid", None)
+        if fixed and known and known[0] == scaling.value._version:
+            _, e, t = known
+            value = x.value if isinstance(x, IntQuantTensor) else x
+            return quant_tensor(round_to_grid(value, e, t), e, t, True)
+        y = super().forward(x)
+        if fixed:
+            self._grid = (scaling.value._version, exponent(y), itype(y))
+        return y
+
+
+class QuantPixels(qnn.QuantIdentity):
+    """Quantiser of pixels; they lie on its grid."""
+
+    def __init__(self, levels: int) -> None:
+        bits, scale = levels.bit_length(), input_scale(levels)
+        super().__init__(
+            act_quant=UintInputPoT,
+            bit_width=bits,
+            scaling_init=scale * 2**bits,
+            return_quant_tensor=True,
+        )
+        self.grid = round(math.log2(scale)), IntType(bits, False)
+
+    def forward(self, x: Any) -> Any:
+        return quant_tensor(x, *self.grid, True) if is_smooth() else super().forward(x)
+
+
 def act(bits: int, percentile: float = 99.9) -> nn.Module:
     """Quantiser of a signed activation of ``bits`` bits; the range covers ``percentile`` %."""
-    return qnn.QuantIdentity(
+    return QuantActivation(
         act_quant=IntActPerTensorPoT,
         bit_width=bits,
         high_percentile_q=percentile,
@@ -88,13 +167,7 @@ def act(bits: int, percentile: float = 99.9) -> nn.Module:
 
 def pixels(levels: int) -> nn.Module:
     """Quantiser of pixels ``0..levels`` given as ``x / 2^ceil(log2 levels)``."""
-    bits, scale = levels.bit_length(), input_scale(levels)
-    return qnn.QuantIdentity(
-        act_quant=UintInputPoT,
-        bit_width=bits,
-        scaling_init=scale * 2**bits,
-        return_quant_tensor=True,
-    )
+    return QuantPixels(levels)
 
 
 def input_scale(levels: int) -> float:
@@ -109,6 +182,12 @@ def statistics(model: nn.Module) -> dict[str, list[Any]]:
         for n, m in model.named_modules()
         if hasattr(m, "collect_stats_steps")
     }
+
+
+def collecting(model: nn.Module) -> list[nn.Module]:
+    """Scales that are not fixed yet; their tensors are ``buffer`` and ``value``."""
+    found: list[Any] = [m for m in model.modules() if hasattr(m, "collect_stats_steps")]
+    return [m for m in found if m.counter <= m.collect_stats_steps]
 
 
 @torch.no_grad()
@@ -146,12 +225,45 @@ def dims(q: IntQuantTensor) -> tuple[int, ...]:
 
 
 def quant_tensor(value: Tensor, e: int, t: IntType, training: bool) -> IntQuantTensor:
-    """Wrap scaled integers ``value`` (float, multiples of 2^e) of type ``t``."""
-    return IntQuantTensor(
-        value,
-        torch.tensor(2.0**e),
-        torch.tensor(0.0),
-        torch.tensor(float(t.bits)),
-        t.signed,
-        training,
-    )
+    """Wrap scaled integers ``value`` (float, multiples of 2^e) of type ``t``.
+
+    Scale and width are known here: they stay on the CPU, where reading them waits for no device.
+    """
+    scale, zero, bits = (torch.tensor(v, device="cpu") for v in (2.0**e, 0.0, float(t.bits)))
+    return IntQuantTensor(value, scale, zero, bits, t.signed, training)
+
+
+class _Round(torch.autograd.Function):
+    """The nearest multiple of 2^e in the range of a type; the gradient stops at its ends."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, e: int, low: int, high: int) -> Tensor:
+        y = (x * 2.0**-e).round_()
+        ctx.save_for_backward((y >= low) & (y <= high))
+        return y.clamp_(low, high).mul_(2.0**e)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        (inside,) = ctx.saved_tensors
+        return grad * inside, None, None, None
+
+
+class _RoundBy(torch.autograd.Function):
+    """The nearest multiple of a step, float ``[]``, at most ``limit`` steps; gradient as above."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, limit: int) -> Tensor:
+        y = (x / step).round_()
+        ctx.save_for_backward(y.abs() <= limit)
+        return y.clamp_(-limit, limit).mul_(step)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        (inside,) = ctx.saved_tensors
+        return grad * inside, None, None
+
+
+def round_to_grid(x: Tensor, e: int, t: IntType) -> Tensor:
+    """``x``, float, rounded half to even to multiples of 2^e within the range of ``t``; the
+    gradient passes within that range."""
+    return _Round.apply(x, e, t.min, t.max)  # type: ignore[no-any-return]

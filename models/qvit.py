@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from brevitas.quant_tensor import IntQuantTensor
@@ -16,18 +18,22 @@ from torch import Tensor, nn
 
 from sievit.models import selector
 from sievit.models.core_ops import apply_core
+from sievit.models.methods import Tokens, TokenStage, Trace, stages
 from sievit.models.quantizers import (
     QuantLinear,
     act,
     dims,
     exponent,
     input_scale,
+    is_smooth,
     itype,
     pixels,
     quant_tensor,
+    round_to_grid,
 )
 from sievit.models.recipe import Recipe
 from sievit.models.selector import RECIP_BITS
+from sievit.models.vit import trace
 from sievit.quant.cores.attention import AttentionParams, exp_table, probabilities
 from sievit.quant.cores.first_token import FirstTokenParams
 from sievit.quant.cores.lookup_table import LookupTableParams
@@ -37,6 +43,15 @@ from sievit.quant.custom_op import CoreCall
 from sievit.quant.itype import IntType
 from sievit.quant.params import Stream
 from sievit.quant.rounding import reciprocal_table
+
+
+def rounded(y: Tensor, e: int, t: IntType, frames: Tensor | None = None) -> IntQuantTensor:
+    """What stands for a core under ``smooth_forward``: its smooth counterpart on the core's grid,
+    rows past the frames' lengths cleared."""
+    y = round_to_grid(y, e, t)
+    if frames is not None:
+        y = y * (torch.arange(y.shape[1], device=y.device) < frames[:, :1])[..., None]
+    return quant_tensor(y, e, t, True)
 
 
 class QuantLayerNorm(nn.LayerNorm):
@@ -49,15 +64,17 @@ class QuantLayerNorm(nn.LayerNorm):
 
     def forward(self, x: IntQuantTensor) -> IntQuantTensor:  # type: ignore[override]
         dim, t = self.normalized_shape[0], itype(x)
-        weight, bias = self.weight.detach(), self.bias.detach()
-        p, constants, _ = selector.layernorm(dims(x)[1], t, self.out_type.bits, weight, bias)
-        call = CoreCall("layernorm", p, constants, (exponent(x),), self.out_exponent)
         step = 2.0**self.out_exponent
 
         def smooth() -> Tensor:
             y = nn.functional.layer_norm(x.value, (dim,), self.weight, self.bias, self.eps)
             return y.clamp(self.out_type.min * step, self.out_type.max * step)
 
+        if is_smooth():
+            return rounded(smooth(), self.out_exponent, self.out_type)
+        weight, bias = self.weight.detach(), self.bias.detach()
+        p, constants, _ = selector.layernorm(dims(x)[1], t, self.out_type.bits, weight, bias)
+        call = CoreCall("layernorm", p, constants, (exponent(x),), self.out_exponent)
         y = apply_core(call, smooth, [x.value])
         return quant_tensor(y, self.out_exponent, self.out_type, self.training)
 
@@ -71,6 +88,9 @@ class Table(nn.Module):
 
     def forward(self, x: IntQuantTensor) -> IntQuantTensor:
         t, e = itype(x), exponent(x)
+        if is_smooth():
+            out_type, out_exponent = self.function[1](t, e)
+            return rounded(self.smooth(x.value), out_exponent, out_type)
         values, out_type, out_exponent = selector.table(self.function, t, e)
         p = LookupTableParams(
             max_tokens=dims(x)[1],
@@ -111,6 +131,9 @@ class Attention(nn.Module):
         self.num_heads, self.nm = num_heads, nm
         self.q, self.k, self.v, self.proj = (QuantLinear(dim, dim, wbits) for _ in range(4))
         self.q_act, self.k_act, self.v_act = act(bits), act(bits), act(bits)
+        #: keep what a stage behind this block reads
+        self.traced = False
+        self.trace: Trace | None = None
 
     def forward(self, x: IntQuantTensor, frames: Tensor) -> Tensor:
         q, k, v = self.q_act(self.q(x)), self.k_act(self.k(x)), self.v_act(self.v(x))
@@ -119,6 +142,51 @@ class Attention(nn.Module):
     def attend(
         self, q: IntQuantTensor, k: IntQuantTensor, v: IntQuantTensor, frames: Tensor
     ) -> IntQuantTensor:
+        head_dim = dims(q)[2] // self.num_heads
+
+        def streams() -> tuple[Stream, ...]:
+            length, flag = frames[:, 0].long(), frames[:, 1] > 0
+            ints = ((t.value.detach() * 2.0 ** -exponent(t)).round().long() for t in (q, k))
+            return tuple(Stream(x, length, flag) for x in ints)
+
+        def smooth() -> Tensor:
+            qh, kh, vh = (
+                t.value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v)
+            )
+            score = (qh @ kh.transpose(-2, -1)) / math.sqrt(head_dim)
+            if is_smooth():
+                keep = survivors(score.detach(), frames, self.nm)
+            else:
+                keep, _ = probabilities(params, call.constants, *streams())
+            prob = score.masked_fill(~keep, float("-inf")).softmax(-1).nan_to_num()
+            return (prob @ vh).transpose(1, 2).flatten(2)
+
+        if is_smooth():
+            if self.traced:
+                with torch.no_grad():
+                    row, keys = self.first_row(q.value, k.value, frames), k.value.detach()
+                self.trace = Trace(row, keys, self.num_heads)
+            return rounded(smooth(), exponent(v), itype(v), frames)
+        call = self.call(q, k, v)
+        params: Any = call.params
+        if self.traced:
+            with torch.no_grad():
+                dense = replace(params, n=1, m=1)
+                _, prob = probabilities(dense, call.constants, *streams())
+                row = prob[:, :, 0].sum(1).float() * 2.0**-self.PROB_BITS
+            self.trace = Trace(row, k.value.detach(), self.num_heads)
+        y = apply_core(call, smooth, [q.value, k.value, v.value], frames)
+        return quant_tensor(y, exponent(v), itype(v), self.training)
+
+    def first_row(self, q: Tensor, k: Tensor, frames: Tensor) -> Tensor:
+        """Attention float ``[B, T]`` of the class token to all keys, dense, sum over the heads."""
+        qh, kh = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q[:, :1], k))
+        score = (qh @ kh.transpose(-2, -1)) / math.sqrt(qh.shape[-1])
+        valid = torch.arange(k.shape[1], device=k.device) < frames[:, :1]
+        return score.masked_fill(~valid[:, None, None], -math.inf).softmax(-1).sum((1, 2))
+
+    def call(self, q: IntQuantTensor, k: IntQuantTensor, v: IntQuantTensor) -> CoreCall:
+        """The ``attention`` core for these types and scales."""
         _, tokens, dim = dims(q)
         head_dim = dim // self.num_heads
         unit = 2.0 ** (exponent(q) + exponent(k)) / math.sqrt(head_dim)  # nats of one score step
@@ -149,24 +217,21 @@ class Attention(nn.Module):
             "recip": reciprocal_table(p.index_bits, self.RECIP_FRAC),
         }
         exponents = (exponent(q), exponent(k), exponent(v))
-        call = CoreCall("attention", p, constants, exponents, exponents[2], frames=True)
+        return CoreCall("attention", p, constants, exponents, exponents[2], frames=True)
 
-        def smooth() -> Tensor:
-            length, flag = frames[:, 0].long(), frames[:, 1] > 0
-            qs, ks = (
-                Stream((t.value.detach() * 2.0 ** -exponent(t)).round().long(), length, flag)
-                for t in (q, k)
-            )
-            keep, _ = probabilities(p, constants, qs, ks)
-            qh, kh, vh = (
-                t.value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v)
-            )
-            score = (qh @ kh.transpose(-2, -1)) / math.sqrt(head_dim)
-            prob = score.masked_fill(~keep, float("-inf")).softmax(-1).nan_to_num()
-            return (prob @ vh).transpose(1, 2).flatten(2)
 
-        y = apply_core(call, smooth, [q.value, k.value, v.value], frames)
-        return quant_tensor(y, exponents[2], p.out_type, self.training)
+def survivors(score: Tensor, frames: Tensor, nm: tuple[int, int]) -> Tensor:
+    """bool like ``score``, float ``[B, H, T, T]``: the N largest of every M consecutive keys within
+    the frame, of equal ones the first; as in the ``attention`` core, without its integers."""
+    tokens, (n, m) = score.shape[-1], nm
+    valid = (torch.arange(tokens, device=score.device) < frames[:, :1])[:, None, None]
+    if n == m:
+        return valid.expand(score.shape)
+    low = score.masked_fill(~valid, -math.inf)
+    low = nn.functional.pad(low, (0, -tokens % m), value=-math.inf).unflatten(-1, (-1, m))
+    order = low.sort(dim=-1, descending=True, stable=True).indices[..., :n]
+    keep = torch.zeros_like(low, dtype=torch.bool).scatter_(-1, order, True)
+    return keep.flatten(-2)[..., :tokens] & valid
 
 
 class Mlp(nn.Module):
@@ -253,6 +318,12 @@ class TokenSelector(nn.Module):
         a = self.gate1_gelu(self.gate1_act(self.gate1(a)))
         a = self.sigmoid(self.gate2_act(self.gate2(a)))
         exponents = (exponent(u), exponent(a))
+        if is_smooth():
+            e, t = (
+                sum(exponents),
+                selector.gated_sum(1, self.num_heads, itype(u), itype(a)).out_type,
+            )
+            return rounded((u.value * a.value).sum(-1, keepdim=True), e, t)
         p = selector.gated_sum(dims(u)[1], self.num_heads, itype(u), itype(a))
         call = CoreCall("gated_sum", p, {}, exponents, sum(exponents))
         z = apply_core(call, lambda: (u.value * a.value).sum(-1, keepdim=True), [u.value, a.value])
@@ -260,17 +331,19 @@ class TokenSelector(nn.Module):
 
     def mean(self, x: IntQuantTensor, frames: Tensor) -> IntQuantTensor:
         tokens, channels = dims(x)[1:]
-        p, constants = selector.token_mean(tokens, channels, self.num_heads, itype(x))
         e = exponent(x)
-        call = CoreCall("token_mean", p, constants, (e,), e, frames=True)
 
         def smooth() -> Tensor:
-            valid = torch.arange(tokens) < frames[:, :1]
+            valid = torch.arange(tokens, device=frames.device) < frames[:, :1]
             count = (frames[:, :1] - 1).clamp(min=1)
             mean = ((x.value * valid[..., None])[:, 1:].sum(1) / count)[:, None].expand_as(x.value)
             local, wide = (t.unflatten(-1, (self.num_heads, -1)) for t in (x.value, mean))
             return torch.cat([local, wide], -1).flatten(2)
 
+        if is_smooth():
+            return rounded(smooth(), e, itype(x), frames)
+        p, constants = selector.token_mean(tokens, channels, self.num_heads, itype(x))
+        call = CoreCall("token_mean", p, constants, (e,), e, frames=True)
         y = apply_core(call, smooth, [x.value], frames)
         return quant_tensor(y, e, itype(x), self.training)
 
@@ -363,14 +436,8 @@ class QuantVisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, num_patches + 1, m.embed_dim))
         self.residual = act(q.residual_bits, percentile=99.999)
         self.blocks = nn.ModuleList(Block(recipe, i) for i in range(m.depth))
-        blocks = recipe.selector.blocks if pruned else ()
-        topk = recipe.selector.topk or (0,) * len(blocks)
-        self.selectors = nn.ModuleDict(
-            {
-                str(b): TokenSelector(m.embed_dim, m.num_heads, q.selector_bits, k)
-                for b, k in zip(blocks, topk, strict=pruned)
-            }
-        )
+        self.selectors = nn.ModuleDict(selectors(recipe, num_patches) if pruned else {})
+        trace(self.selectors, self.blocks)
         self.norm = QuantLayerNorm(m.embed_dim, q.selector_bits)
         self.head = QuantLinear(m.embed_dim, num_classes, q.selector_bits)
         self.stages: list[Tensor] = []
@@ -379,9 +446,18 @@ class QuantVisionTransformer(nn.Module):
         y = self.residual(self.patch_embed(self.pixels(x)))
         y, frames = self.embed(y)
         self.stages = []
-        for i, block in enumerate(self.blocks):
-            if str(i) in self.selectors:
-                y, frames = self.selectors[str(i)](y, frames)
+        t = Tokens(y)
+        blocks: list[Any] = list(self.blocks)
+        for i, block in enumerate(blocks):
+            selector = self.selectors[str(i)] if str(i) in self.selectors else None
+            if isinstance(selector, TokenStage):
+                t = selector(replace(t, x=y), blocks[i - 1].attn.trace)
+                y = t.x
+                frames = torch.tensor([[float(y.value.shape[1]), float(t.package)]]).to(frames)
+                frames = frames.expand(len(y.value), -1)
+                self.stages.append(frames)
+            elif selector is not None:
+                y, frames = selector(y, frames)
                 self.stages.append(frames)
             y = block(y, frames, self.residual)
         return self.head(self.norm(self.first(y)))
@@ -413,13 +489,23 @@ class QuantVisionTransformer(nn.Module):
         )
         return quant_tensor(y, e, t, self.training), frames
 
-    def token_selectors(self) -> list[TokenSelector]:
-        """The selectors in the order of their blocks."""
-        return [m for m in self.selectors.values() if isinstance(m, TokenSelector)]
+    def token_selectors(self) -> list[Any]:
+        """The selectors, TokenSelector or TokenStage, in the order of their blocks."""
+        return list(self.selectors.values())
 
     def matrices(self) -> dict[str, QuantLinear]:
         """Every QuantLinear by module name."""
         return {n: m for n, m in self.named_modules() if isinstance(m, QuantLinear)}
+
+
+def selectors(recipe: Recipe, num_patches: int) -> dict[str, nn.Module]:
+    """{block: selector in front of it} of a recipe, quantised."""
+    m, bits, s = recipe.model, recipe.quant.selector_bits, recipe.selector
+    if s.method != "heatvit":
+        return dict(stages(recipe, num_patches, bits))
+    topk = s.topk or (0,) * len(s.blocks)
+    pairs = zip(s.blocks, topk, strict=True)
+    return {str(b): TokenSelector(m.embed_dim, m.num_heads, bits, k) for b, k in pairs}
 
 
 def image_input(patches: Tensor, levels: int) -> Tensor:

@@ -28,10 +28,20 @@ class DataRecipe:
     source: str = "digits"
     #: side of a square patch in pixels
     patch_size: int = 2
-    #: augmentation: largest shift in pixels, largest rotation in degrees, mirror images
+    #: augmentation (models/augment.py): largest shift in pixels, largest rotation in degrees,
+    #: mirror images
     shift: float = 0.0
     rotate: float = 0.0
     flip: bool = False
+    #: random crop: whole pixels that the picture is padded with on every side
+    crop: int = 0
+    #: RandAugment: operations per picture, and their magnitude, 0..10
+    randaugment: int = 0
+    magnitude: float = 9.0
+    #: random erasing: probability
+    erase: float = 0.0
+    #: pixel value behind the edges of a moved picture
+    fill: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,13 +79,15 @@ class SparsityRecipe:
 
 @dataclass(frozen=True)
 class SelectorRecipe:
-    """HeatViT token selectors, each in front of a block (0-based)."""
+    """Token selectors, each in front of a block (0-based)."""
 
     blocks: tuple[int, ...] = ()
     #: target share of patch tokens alive behind each selector, whose number varies by image
     keep: tuple[float, ...] = ()
     #: or: patch tokens alive behind each selector, the same for every image
     topk: tuple[int, ...] = ()
+    #: one of models/methods.py; others than heatvit take topk, and have no hardware
+    method: str = "heatvit"
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,21 @@ class TrainRecipe:
     #: share of the pruned phase in which N falls from M to its value; masks are fixed afterwards
     ramp: float = 0.4
     label_smoothing: float = 0.1
+    #: alpha of mixup and of cutmix; a batch takes one of those that are not 0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    #: largest norm of the gradient; 0: not clipped
+    clip: float = 1.0
+    #: decay of the moving average of the weights, which is what is tested and kept; 0: none
+    ema: float = 0.0
+    #: the float network computes in bfloat16 where the device can
+    amp: bool = False
+    #: share of a QAT phase, at its end, whose forward passes compute in the cores' integers;
+    #: before, they compute the smooth counterparts, rounded to the same grid, which is several
+    #: times faster
+    exact: float = 1.0
+    #: epochs from one test, and saved state, to the next
+    test_every: int = 1
     #: weight of the distillation loss (KL to the float model), 0..1
     distill: float = 0.5
     #: weight of the keep-ratio loss
@@ -119,6 +146,8 @@ class Recipe:
             raise RecipeError(f"{self.name}: model.num_heads must divide model.embed_dim")
         if s.keep and s.topk:
             raise RecipeError(f"{self.name}: give selector.keep or selector.topk, not both")
+        if s.method != "heatvit" and s.keep:
+            raise RecipeError(f"{self.name}: selector.keep is HeatViT's; {s.method} takes topk")
         if len(s.blocks) != len(s.topk or s.keep):
             which = "topk" if s.topk else "keep"
             raise RecipeError(f"{self.name}: selector.blocks and selector.{which} differ in length")

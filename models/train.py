@@ -1,31 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training in three phases: float dense, QAT dense, QAT pruned. Interruptible; resumes exactly."""
+"""Training in three phases: float dense, QAT dense, QAT pruned. Interruptible; resumes exactly.
+
+Devices and processes are Lightning Fabric's: its launcher starts the processes of a machine, or
+finds itself started (``fabric run``, ``torchrun``, a cluster's). Every process draws the same
+batches and computes its share of each.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.nn.functional import (
-    affine_grid,
-    cross_entropy,
-    grid_sample,
-    kl_div,
-    log_softmax,
-    softmax,
-)
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from sievit.models.augment import augment, mix
 from sievit.models.data import DataError, Dataset, patchify
 from sievit.models.pruning import sparsify
-from sievit.models.quantizers import QuantLinear, load_statistics, statistics
+from sievit.models.quantizers import (
+    QuantLinear,
+    collecting,
+    load_statistics,
+    smooth_forward,
+    statistics,
+)
 from sievit.models.qvit import QuantVisionTransformer, image_input
 from sievit.models.recipe import Recipe, RecipeError
 from sievit.models.vit import VisionTransformer
@@ -94,24 +104,28 @@ def build_model(recipe: Recipe, g: Geometry, phase: str) -> nn.Module:
     return model
 
 
-def augment(images: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
-    """Random shift, rotation and mirror of uint8 ``[B, C, H, W]``; integers again, same range."""
-    r = recipe.data
-    batch, _, height, _ = images.shape
-    angle = (torch.rand(batch, generator=rng) * 2 - 1) * r.rotate * torch.pi / 180
-    shift = (torch.rand(batch, 2, generator=rng) * 2 - 1) * 2 * r.shift / height
-    mirror = 1 - 2 * (torch.rand(batch, generator=rng) < 0.5).float() * r.flip
-    cos, sin = angle.cos(), angle.sin()
-    theta = torch.stack([cos * mirror, -sin, shift[:, 0], sin * mirror, cos, shift[:, 1]], 1)
-    grid = affine_grid(theta.reshape(batch, 2, 3), list(images.shape), align_corners=False)
-    return grid_sample(images.float(), grid, align_corners=False).round().to(images.dtype)
-
-
 @torch.no_grad()
+def outputs(
+    model: nn.Module, patches: Tensor, levels: int, batch: int = 512
+) -> tuple[Tensor, list[Tensor]]:
+    """Eval-mode logits float ``[N, classes]`` of integer patches, and the frames float ``[N, 2]``
+    behind every selector."""
+    model.eval()
+    y, stages = [], []
+    for part in patches.split(batch):
+        y.append(model(image_input(part, levels)).flatten(1))
+        stages.append(model.stages if isinstance(model, QuantVisionTransformer) else [])
+    return torch.cat(y), [torch.cat(frames) for frames in zip(*stages, strict=True)]
+
+
 def logits(model: nn.Module, patches: Tensor, levels: int, batch: int = 512) -> Tensor:
     """Eval-mode logits float ``[N, classes]`` of integer patches."""
-    model.eval()
-    return torch.cat([model(image_input(p, levels)).flatten(1) for p in patches.split(batch)])
+    return outputs(model, patches, levels, batch)[0]
+
+
+def kept(stages: list[Tensor]) -> list[Tensor]:
+    """Patch tokens alive behind every selector, float64 ``[N]`` each, of the frames there."""
+    return [(s[:, 0] - s[:, 1] - 1).double() for s in stages]
 
 
 def accuracy(y: Tensor, labels: Tensor) -> float:
@@ -119,34 +133,106 @@ def accuracy(y: Tensor, labels: Tensor) -> float:
     return 100 * (y.argmax(1) == labels).double().mean().item()
 
 
-@torch.no_grad()
-def kept_tokens(model: QuantVisionTransformer, patches: Tensor) -> list[Tensor]:
-    """Patch tokens alive behind every selector, int64 ``[N]`` each."""
-    model.eval()
-    model(image_input(patches, model.levels))
-    return [(s[:, 0] - s[:, 1] - 1).long() for s in model.stages]
+class OutOfTime(SievitError):  # noqa: N818
+    """The wall-clock limit of a training run has passed; the same command goes on."""
+
+
+class Average:
+    """Exponential moving average of the trained parameters of a network.
+
+    The decay rises over the first steps as ``(1 + step) / (10 + step)``, as in timm's ModelEmaV2.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
+        self.parameters, self.decay, self.step = parameters, decay, 0
+        self.values: list[Tensor] = [p.detach().clone() for p in parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        get_ema_multi_avg_fn(decay)(self.values, list(self.parameters), self.step)
+        self.step += 1
+
+    @contextmanager
+    def swapped(self, model: nn.Module) -> Iterator[None]:
+        """The network with averaged weights, held to its zeros."""
+        live = [p.detach().clone() for p in self.parameters]
+        self._set(self.values, model)
+        try:
+            yield
+        finally:
+            self._set(live, model)
+
+    @torch.no_grad()
+    def _set(self, values: list[Tensor], model: nn.Module) -> None:
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
+        for layer in model.modules():
+            if isinstance(layer, QuantLinear):
+                layer.project()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "values": self.values}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        for value, saved in zip(self.values, state["values"], strict=True):
+            value.copy_(saved)
+
+
+def launch(accelerator: str = "cpu", devices: int = 1, nodes: int = 1) -> Fabric:
+    """A Fabric whose processes run; default: this one, on the CPU.
+
+    float32 products are exact where a network is quantised: no factor has more than 8 bits, so
+    TensorFloat-32 (11 bits) may multiply them.
+    """
+    strategy = "ddp" if devices * nodes > 1 else "auto"
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy)
+    fabric.launch()
+    if fabric.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    return fabric
 
 
 class Trainer:
     """Runs the phases of a recipe and keeps everything that a resumed run needs.
 
-    ``folder/state.pt`` is written after every epoch, atomically.
+    ``folder/state.pt`` is written after every tested epoch, atomically, by the first process.
     """
 
-    def __init__(self, recipe: Recipe, data: Dataset, folder: Path, console: Console) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Dataset,
+        folder: Path,
+        console: Console,
+        fabric: Fabric | None = None,
+        given: dict[str, dict[str, Any]] | None = None,
+        limit: float = math.inf,
+    ) -> None:
+        """``fabric``: launched; default: the CPU alone. ``given``: phases that are trained already.
+        ``limit``: seconds from now after which an epoch is the last one (OutOfTime)."""
         self.recipe, self.data, self.folder, self.console = recipe, data, folder, console
+        self.fabric = fabric or launch()
+        self.device = self.fabric.device
+        self.end = time.monotonic() + limit
         self.geometry = geometry(recipe, data)
-        self.test = patchify(data.test_images, recipe.data.patch_size)
-        self.done: dict[str, dict[str, Any]] = {}
+        self.images = data.train_images.to(self.device)
+        self.labels = data.train_labels.to(self.device)
+        own = slice(self.fabric.global_rank, None, self.fabric.world_size)
+        self.test = patchify(data.test_images, recipe.data.patch_size)[own].to(self.device)
+        self.test_labels = data.test_labels[own].to(self.device)
+        self.done: dict[str, dict[str, Any]] = dict(given or {})
         self.resume: dict[str, Any] | None = None
         #: state of torch's random numbers at the end of the last finished phase
-        self.torch_rng: Tensor | None = None
+        self.torch_rng: Any = None
         folder.mkdir(parents=True, exist_ok=True)
         state = folder / "state.pt"
         if state.exists():
-            saved = torch.load(state, weights_only=True)
+            saved = torch.load(state, weights_only=True, map_location="cpu")
             if saved["recipe"] == repr(dataclasses.replace(recipe, title="")):
-                self.done, self.resume = saved["done"], saved["phase"]
+                self.done |= saved["done"]
+                self.resume = saved["phase"]
                 self.torch_rng = saved.get("torch_rng")
                 where = (
                     f", {self.resume['name']} epoch {self.resume['epoch']}" if self.resume else ""
@@ -158,28 +244,39 @@ class Trainer:
                 console.print(f"{state} belongs to another recipe: starting afresh")
 
     def save(self, phase: dict[str, Any] | None) -> None:
-        write_atomically(
-            self.folder / "state.pt",
-            {
+        if self.fabric.is_global_zero:
+            state = {
                 "recipe": repr(dataclasses.replace(self.recipe, title="")),
                 "done": self.done,
                 "phase": phase,
                 "torch_rng": self.torch_rng,
-            },
-        )
+            }
+            write_atomically(self.folder / "state.pt", state)
+        self.fabric.barrier()
 
-    def run(self) -> dict[str, dict[str, Any]]:
-        """Train what is missing. Returns {phase: {state, accuracy}}."""
+    def run(self, phases: tuple[str, ...] = PHASES) -> dict[str, dict[str, Any]]:
+        """Train what is missing of ``phases``. Returns {phase: {state, accuracy}}, on the CPU.
+
+        Raises OutOfTime if the limit has passed before the end; the state is saved.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
         torch.manual_seed(self.recipe.train.seed)
         if self.torch_rng is not None:
-            torch.set_rng_state(self.torch_rng)
-        with SummaryWriter(str(self.folder / "tensorboard")) as log:
-            for name in PHASES:
+            set_rng_state(self.torch_rng)
+        first = self.fabric.is_global_zero
+        writer = SummaryWriter(str(self.folder / "tensorboard")) if first else nullcontext()
+        with writer as log, on(self.device):
+            for name in phases:
                 if name not in self.done:
+                    if self.late():
+                        raise OutOfTime(f"time is up before {name}")
                     self.phase(name, log)
         return self.done
+
+    def late(self) -> bool:
+        """The limit has passed, by the first process's clock."""
+        return bool(self.fabric.broadcast(time.monotonic() > self.end))
 
     def start(self, name: str) -> nn.Module:
         """The network of a phase with the weights that it begins with."""
@@ -194,7 +291,7 @@ class Trainer:
         epochs = {"float": t.float_epochs, "qat_dense": t.qat_epochs, "qat_pruned": t.pruned_epochs}
         rates = {"float": t.float_lr, "qat_dense": t.qat_lr, "qat_pruned": t.pruned_lr}
         total, rate = epochs[name], rates[name]
-        model = self.start(name)
+        model = self.start(name).to(self.device)
         for parameter_name, parameter in model.named_parameters():
             if "scaling_impl" in parameter_name:  # statistics: once collected, they stay
                 parameter.requires_grad_(False)
@@ -207,16 +304,18 @@ class Trainer:
                 {"params": rest, "weight_decay": 0},
             ],
             lr=rate,
+            fused=self.device.type == "cuda" or None,
         )
         steps = -(-len(self.data.train_labels) // t.batch_size)
         warm = max(1, total // 20) * steps
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda i: _cosine(i, warm, total * steps)
         )
-        rng = torch.Generator().manual_seed(t.seed + PHASES.index(name))
+        rng = torch.Generator("cpu").manual_seed(t.seed + PHASES.index(name))
+        average = Average(free, t.ema) if t.ema else None
         teacher = None
         if name != "float":
-            teacher = build_model(self.recipe, self.geometry, "float").eval()
+            teacher = build_model(self.recipe, self.geometry, "float").eval().to(self.device)
             teacher.load_state_dict(self.done["float"]["state"])
         first = 0
         if self.resume and self.resume["name"] == name:
@@ -224,10 +323,13 @@ class Trainer:
             load_statistics(model, self.resume["statistics"])
             optimizer.load_state_dict(self.resume["optimizer"])
             schedule.load_state_dict(self.resume["schedule"])
+            if average:
+                average.load_state_dict(self.resume["average"])
             rng.set_state(self.resume["rng"])
-            torch.set_rng_state(self.resume["torch_rng"])
+            set_rng_state(self.resume["torch_rng"])
             first = self.resume["epoch"]
         self.resume = None
+        network = self.fabric.setup_module(model)
         columns = (
             TextColumn("{task.description:<11}"),
             BarColumn(30),
@@ -237,21 +339,24 @@ class Trainer:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
+        top1, note = math.nan, ""
         with Progress(*columns, console=self.console) as progress:
             task = progress.add_task(name, total=total, completed=first, note="")
             for epoch in range(first, total):
                 share = epoch / total
-                losses = self.epoch(model, teacher, optimizer, schedule, rng, share)
-                top1 = accuracy(logits(model, self.test, self.data.levels), self.data.test_labels)
-                note = f"loss {losses['loss']:.3f} test {top1:.2f} %"
-                for key, value in {**losses, "test_top1": top1}.items():
-                    log.add_scalar(f"{name}/{key}", value, epoch)
-                if isinstance(model, QuantVisionTransformer) and model.pruned:
-                    kept = kept_tokens(model, self.test)
-                    for i, k in enumerate(kept):
-                        log.add_scalar(f"{name}/kept_{i}", k.double().mean(), epoch)
-                    note += " kept " + " ".join(f"{k.double().mean():.1f}" for k in kept)
-                progress.update(task, advance=1, note=note)
+                losses = self.epoch(network, teacher, optimizer, schedule, rng, share, average)
+                progress.update(task, advance=1)
+                over = self.late()
+                if not over and (epoch + 1) % t.test_every and epoch + 1 < total:
+                    continue
+                with average.swapped(model) if average else nullcontext():
+                    found, note = self.measure(model)
+                top1 = found["test_top1"]
+                if log:
+                    for key, value in {**losses, **found}.items():
+                        log.add_scalar(f"{name}/{key}", value, epoch)
+                note = f"loss {losses['loss']:.3f} {note}"
+                progress.update(task, note=note)
                 self.save(
                     {
                         "name": name,
@@ -260,36 +365,70 @@ class Trainer:
                         "statistics": statistics(model),
                         "optimizer": optimizer.state_dict(),
                         "schedule": schedule.state_dict(),
+                        "average": average.state_dict() if average else None,
                         "rng": rng.get_state(),
-                        "torch_rng": torch.get_rng_state(),
+                        "torch_rng": get_rng_state(),
                     }
                 )
+                if over and epoch + 1 < total:
+                    progress.stop()
+                    raise OutOfTime(f"time is up after {name} epoch {epoch + 1} of {total}")
             if not self.console.is_terminal:
                 self.console.print(f"{name}: {total} epochs, {note}")
-        self.done[name] = {"state": model.state_dict(), "accuracy": top1}
-        self.torch_rng = torch.get_rng_state()
+        with average.swapped(model) if average else nullcontext():
+            if math.isnan(top1):  # interrupted behind the last epoch
+                top1 = self.measure(model)[0]["test_top1"]
+            state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+        self.done[name] = {"state": state, "accuracy": top1}
+        self.torch_rng = get_rng_state()
         self.save(None)
 
+    def measure(self, model: nn.Module) -> tuple[dict[str, float], str]:
+        """Top-1 on the test split, patches kept behind each selector; and both as text."""
+        y, stages = outputs(model, self.test, self.data.levels)
+        counts = [
+            (y.argmax(1) == self.test_labels).double().sum(),
+            *(k.sum() for k in kept(stages)),
+        ]
+        total = self.fabric.all_reduce(torch.stack(counts), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        right, *alive = (total / len(self.data.test_labels)).tolist()
+        found = {"test_top1": 100 * right, **{f"kept_{i}": k for i, k in enumerate(alive)}}
+        note = f"test {100 * right:.2f} %"
+        return found, note + (" kept " + " ".join(f"{k:.1f}" for k in alive) if alive else "")
+
     def batches(self, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.data.train_labels), generator=rng)
-        for index in order.split(self.recipe.train.batch_size):
-            images = augment(self.data.train_images[index], self.recipe, rng)
-            yield patchify(images, self.recipe.data.patch_size), self.data.train_labels[index]
+        """Augmented patches int64 ``[B, T, patch_dim]`` and labels int64 ``[B]``, or class
+        probabilities float ``[B, classes]``: whole batches, the same in every process."""
+        r = self.recipe
+        t = r.train
+        order = torch.randperm(len(self.labels), generator=rng, device="cpu")
+        for index in order.split(t.batch_size):
+            here = index.to(self.device)
+            labels = self.labels[here]
+            images = augment(self.images[here], r.data, self.data.levels, rng)
+            if t.mixup or t.cutmix:
+                classes = self.geometry.num_classes
+                images, labels = mix(images, labels, classes, t.mixup, t.cutmix, rng)
+            yield patchify(images, r.data.patch_size), labels
 
     def epoch(
         self,
-        model: nn.Module,
+        network: nn.Module,
         teacher: nn.Module | None,
         optimizer: torch.optim.Optimizer,
         schedule: Any,
         rng: torch.Generator,
         share: float,
+        average: Average | None = None,
     ) -> dict[str, float]:
         """One pass over the training split; mean losses by name."""
         t = self.recipe.train
-        model.train()
+        model = getattr(network, "module", network)
+        network.train()
         layers: dict[str, QuantLinear] = {}
         keep: tuple[float, ...] = ()
+        mode: Any = nullcontext()
         if isinstance(model, QuantVisionTransformer):
             layers = model.matrices()
             if model.pruned:
@@ -299,34 +438,55 @@ class Trainer:
                     sparsify(layers, 1.0 if last or not t.ramp else share / t.ramp)
                 for selector in model.token_selectors():
                     selector.noise = max(0.0, 1 - share / 0.7)
-        sums: dict[str, float] = {}
-        count = 0
-        for patches, labels in self.batches(rng):
-            x = image_input(patches, self.data.levels)
-            y = model(x).flatten(1)
-            parts = {"ce": cross_entropy(y, labels, label_smoothing=t.label_smoothing)}
-            if teacher is not None:
-                with torch.no_grad():
-                    target = softmax(teacher(x), -1)
-                parts["distill"] = kl_div(log_softmax(y, -1), target, reduction="batchmean")
-            if keep and isinstance(model, QuantVisionTransformer):
-                shares = torch.stack([s.alive for s in model.token_selectors()]) / x.shape[1]
-                parts["ratio"] = ratio_loss(shares, torch.tensor(keep))
-            d = t.distill if teacher is not None else 0.0
-            weights = {"ce": 1 - d, "distill": d, "ratio": t.ratio}
-            loss = torch.stack([weights[k] * v for k, v in parts.items()]).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            trained = [p for group in optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            schedule.step()
-            for layer in layers.values():
-                layer.project()
-            for key, value in {**parts, "loss": loss}.items():
-                sums[key] = sums.get(key, 0.0) + float(value.detach()) * len(labels)
-            count += len(labels)
-        return {k: v / count for k, v in sums.items()}
+            if share < 1 - t.exact:
+                mode = smooth_forward()
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        half = torch.autocast(self.device.type, torch.bfloat16, enabled=t.amp)
+        sums: dict[str, Tensor] = {}
+        with mode:
+            for whole, targets in self.batches(rng):
+                patches, labels = whole[rank::world], targets[rank::world]
+                weight = len(labels) * world / len(targets)  # this process's part of the mean
+                if not len(labels):  # fewer pictures than processes: join in, count for nothing
+                    patches, labels = whole[:1], targets[:1]
+                x = image_input(patches, self.data.levels)
+                open_scales: list[Any] = collecting(model) if world > 1 else []
+                with half if teacher is None else nullcontext():
+                    y = network(x).flatten(1).float()
+                parts = {"ce": cross_entropy(y, labels, label_smoothing=t.label_smoothing)}
+                if teacher is not None:
+                    with torch.no_grad(), half:
+                        target = softmax(teacher(x).float(), -1)
+                    parts["distill"] = kl_div(log_softmax(y, -1), target, reduction="batchmean")
+                if keep and isinstance(model, QuantVisionTransformer):
+                    shares = torch.stack([s.alive for s in model.token_selectors()]) / x.shape[1]
+                    parts["ratio"] = ratio_loss(shares, torch.tensor(keep))
+                d = t.distill if teacher is not None else 0.0
+                weights = {"ce": 1 - d, "distill": d, "ratio": t.ratio}
+                loss = torch.stack([weights[k] * v for k, v in parts.items()]).sum()
+                optimizer.zero_grad()
+                self.fabric.backward(loss * weight if world > 1 else loss)
+                trained = [p for group in optimizer.param_groups for p in group["params"]]
+                if t.clip:
+                    nn.utils.clip_grad_norm_(trained, t.clip)
+                optimizer.step()
+                schedule.step()
+                for layer in layers.values():
+                    layer.project()
+                with torch.no_grad():  # every process saw its share: the first one's scales count
+                    for scale in open_scales:
+                        for tensor in (scale.buffer, scale.value):
+                            tensor.copy_(self.fabric.broadcast(tensor.detach()))
+                if average:
+                    average.update()
+                for key, value in {**parts, "loss": loss}.items():
+                    part = value.detach().double() * (weight * len(targets) / world)
+                    sums[key] = sums[key] + part if key in sums else part
+        if not sums:
+            return {}
+        values = self.fabric.all_reduce(torch.stack(list(sums.values())), reduce_op="sum")
+        assert isinstance(values, Tensor)
+        return dict(zip(sums, (values / len(self.labels)).tolist(), strict=True))
 
 
 def ratio_loss(shares: Tensor, keep: Tensor) -> Tensor:
@@ -340,9 +500,27 @@ def ratio_loss(shares: Tensor, keep: Tensor) -> Tensor:
     return mean + 0.5 * each
 
 
-def _cosine(step: int, warm: int, total: int) -> float:
-    import math
+def on(device: torch.device) -> Any:
+    """New tensors lie on the device; nothing changes on the CPU."""
+    return nullcontext() if device.type == "cpu" else device
 
+
+def get_rng_state() -> Tensor | list[Tensor]:
+    """Of torch's random numbers on the CPU, and on the GPU if one is in use."""
+    cpu = torch.get_rng_state()
+    used = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return [cpu, torch.cuda.get_rng_state()] if used else cpu
+
+
+def set_rng_state(state: Tensor | list[Tensor]) -> None:
+    """Back to a state of ``get_rng_state``; that of a GPU is left out where there is none."""
+    states = state if isinstance(state, list) else [state]
+    torch.set_rng_state(states[0].cpu())
+    if len(states) > 1 and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[1].cpu())
+
+
+def _cosine(step: int, warm: int, total: int) -> float:
     if step < warm:
         return (step + 1) / warm
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
@@ -350,17 +528,20 @@ def _cosine(step: int, warm: int, total: int) -> float:
 
 def write_atomically(path: Path, value: Any) -> None:
     """Write through a temporary file, so that an interruption leaves the old file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(path.suffix + ".part")
     torch.save(value, temporary)
     os.replace(temporary, path)
 
 
 def save_checkpoint(path: Path, recipe: Recipe, done: dict[str, dict[str, Any]]) -> None:
-    """The three trained networks and their accuracy in one file."""
+    """The trained networks and their accuracy in one file."""
     write_atomically(path, {"recipe": recipe.name, "phases": done})
 
 
-def load_checkpoint(path: Path, recipe: Recipe, g: Geometry) -> dict[str, nn.Module]:
+def load_checkpoint(
+    path: Path, recipe: Recipe, g: Geometry, phases: tuple[str, ...] = PHASES
+) -> dict[str, nn.Module]:
     """{phase: network in eval mode}.
 
     Raises CheckpointError if the file is missing, damaged, or does not fit the recipe.
@@ -370,14 +551,14 @@ def load_checkpoint(path: Path, recipe: Recipe, g: Geometry) -> dict[str, nn.Mod
         raise CheckpointError(f"no checkpoint {path}; {remedy}")
     try:
         saved = torch.load(path, weights_only=True)
-        phases = saved["phases"]
+        found = saved["phases"]
     except Exception as error:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}); {remedy}") from error
     models = {}
-    for name in PHASES:
+    for name in phases:
         model = build_model(recipe, g, name)
         try:
-            model.load_state_dict(phases[name]["state"])
+            model.load_state_dict(found[name]["state"])
         except (KeyError, RuntimeError) as error:
             first = str(error).splitlines()[-1].strip()
             raise CheckpointError(

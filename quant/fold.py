@@ -376,6 +376,13 @@ def size_fifos(graph: Graph, lengths: Lengths | None = None) -> Graph:
             if port.name == SET:
                 depths.append(0)  # one for every frame inside: see below
                 continue
+            beats = graph.burst(edge, port, 0) if len(ports) == 1 else 0
+            if beats:
+                before = graph.node(edge).inputs[0]
+                tokens = lengths[before].double().mean() if lengths else longest[before]
+                if (float(tokens) - 1) * beats + port.beats > ii:
+                    depths.append(0)  # the token that is kept waits in front of the converter
+                    continue
             wait = latest - when[edge].first
             frame = longest[edge] * port.beats
             if any(edge == loop.out for loop in graph.loops) and len(ports) > 1:
@@ -568,7 +575,7 @@ def plumbing(graph: Graph) -> Resources:
         for edge, port, depth in zip(node.inputs, node.params.inputs(), node.depths, strict=False):
             out = out + fifo_resources(port, depth)
             source = graph.port_of(edge)
-            out = out + fifo_resources(source, graph.burst(edge, port))
+            out = out + fifo_resources(source, graph.burst(edge, port, depth))
             if source.lanes != port.lanes:
                 bits = max(source.lanes, port.lanes) * port.itype.bits
                 out = out + Resources(lut=bits * 1.2 + 20, ff=bits * 1.5 + 20)

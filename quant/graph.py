@@ -152,13 +152,16 @@ class Graph:
                 return self.node(loop.back).params.output()
         return self.input if edge == self.INPUT else self.node(edge).params.output()
 
-    def burst(self, edge: str, port: Port) -> int:
-        """Beats of a FIFO on the edge in front of the width converter of a port: a core that keeps
-        one token of a frame could not drop the others while that is made narrower."""
+    def burst(self, edge: str, port: Port, depth: int) -> int:
+        """Beats of a FIFO on the edge in front of the width converter of a port that has no FIFO
+        (``depth`` 0) behind it: a core that keeps one token of a frame could not drop the others
+        while that is made narrower."""
         source = self.port_of(edge)
+        if depth or source.lanes <= port.lanes:
+            return 0
         made = next((n for n in self.nodes if n.name == edge), None)
         keeps_one = made is not None and made.params.out_tokens(made.params.max_tokens) == 1
-        return source.beats if keeps_one and source.lanes > port.lanes else 0
+        return source.beats if keeps_one else 0
 
     def consumers(self, edge: str) -> list[tuple[Node, int]]:
         """(node, input index) of everything that reads the edge, in node order."""

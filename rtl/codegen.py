@@ -168,7 +168,8 @@ def generate(graph: Graph, folder: Path) -> Path:
         depths = node.depths or (0,) * len(ports)
         links = []
         for i, (edge, port, depth) in enumerate(zip(node.inputs, ports, depths, strict=True)):
-            source = _fifo(module, f"{node.name}_in{i}_burst", reads(edge), graph.burst(edge, port))
+            burst = graph.burst(edge, port, depth)
+            source = _fifo(module, f"{node.name}_in{i}_burst", reads(edge), burst)
             bundle = _adapt(module, f"{node.name}_in{i}", source, port, depth)
             links.append((port.name, bundle))
         links.append((node.params.output().name, _edge_bundle(graph, node.name)))

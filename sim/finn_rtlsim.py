@@ -136,7 +136,7 @@ def patch(path: Path) -> str:
     nothing from another folder, and a FIFO gets the depth that it has: for ``FINN_SIMULATION`` FINN
     puts a queue without end in its place. The file itself stays as it is.
 
-    Raises SimulationError if a patch finds something else than in finn-plus ``TESTED``.
+    Raises SimulationError if a patch or a FIFO finds something else than in finn-plus ``TESTED``.
     """
     text = path.read_text(errors="replace")
     if path.resolve().is_relative_to(_library()):
@@ -151,7 +151,14 @@ def patch(path: Path) -> str:
                         f"install finn-plus=={TESTED}"
                     ) from error
         return text
-    text = re.sub(r"`ifdef\s+FINN_SIMULATION(?=\s+fifo_gauge)", "`ifdef FINN_FIFO_GAUGE", text)
+    text, count = re.subn(
+        r"`ifdef\s+FINN_SIMULATION(?=\s+fifo_gauge\b)", "`ifdef FINN_FIFO_GAUGE", text
+    )
+    if count != len(re.findall(r"\bfifo_gauge\b", text)):
+        raise SimulationError(
+            f"{path}: FINN's FIFO is not that of finn-plus {TESTED}, but of {_version()}; "
+            f"install finn-plus=={TESTED}"
+        )
     return text.replace('"./', f'"{path.resolve().parent}/')
 
 

@@ -57,7 +57,7 @@ def test_unknown_recipe_lists_the_known() -> None:
     [
         ("colour = 1", r"unknown key 'colour'; known: data, model, name"),
         ("[model]\nembed = 3", r"\[model\]: unknown key 'embed'; known: depth, embed_dim"),
-        ("[train]\nbatchsize = 3", r"\[train\]: unknown key 'batchsize'; known: batch_size"),
+        ("[train]\nbatchsize = 3", r"\[train\]: unknown key 'batchsize'; known: amp, batch_size"),
         ('[model]\ndepth = "four"', "depth must be int, not 'four'"),
         ("[model]\ndepth = 4.5", "depth must be int, not 4.5"),
         ("[model]\ndepth = true", "depth must be int, not True"),

@@ -440,6 +440,16 @@ def test_hls_is_refused() -> None:
         model.transform(PrepareRTLSim())
 
 
+def test_other_fifo_is_refused(tmp_path: Path) -> None:
+    """One that would stay FINN's endless model."""
+    file = tmp_path / "fifo.v"
+    file.write_text(
+        "module fifo;\n`ifdef FINN_BEHAVIOUR\n  fifo_gauge fifo ();\n`endif\nendmodule\n"
+    )
+    with pytest.raises(SimulationError, match=r"fifo\.v: FINN's FIFO is not that of"):
+        finn_rtlsim.patch(file)
+
+
 def test_other_sources_are_refused(tmp_path: Path) -> None:
     vhdl = tmp_path / "x.vhd"
     vhdl.write_text("")
