@@ -727,7 +727,7 @@ module nm_matmul #(
         acc_d[t][p*AccBits+:AccBits] = AccBits'(sum[t*Pe+p]) + (first_q[Stages-2] ?
             AccBits'($signed({BiasSigned & bias_q[p*BiasBits+BiasBits-1],
                               bias_q[p*BiasBits+:BiasBits]})) :
-            acc_q[t][p*AccBits+:AccBits]);
+            $signed(acc_q[t][p*AccBits+:AccBits]));
       end
     end
   end
