@@ -173,15 +173,10 @@ def aimed(
 ) -> tuple[Graph, dict[str, torch.Tensor]]:
     """The design that reaches the aim, with layers that share cores, at the board's prices but with
     room for everything; lengths of frames on its edges."""
-    room, target = Resources(*(1000 * b for b in board.budget().astuple())), float(AIM)
+    room = Resources(*(1000 * b for b in board.budget().astuple()))
     rolled = roll(graph)
     own = rolled_lengths(rolled, lengths)
-    while True:
-        design = fold.fold(rolled, room, own, target, board.device())
-        reached, _ = fold.interval(design, own)
-        if reached <= AIM or target < AIM / 2:
-            return design, own
-        target *= 0.95  # fold stops at the first interval that is not below
+    return fold.fold(rolled, room, own, float(AIM), board.device()), own
 
 
 def describe(graph: Graph, lengths: fold.Lengths) -> Record:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Choose the parallelism of every core for a budget, and what the choice costs.
 
-Folding searches the smallest initiation interval whose design fits the budget. For a target
-interval every core takes the cheapest of its foldings that reaches it without DSP blocks, the price
-of a resource being its share of the budget; then cores move on to foldings with DSP blocks, the
-largest saving per block first, until blocks and LUTs are loaded alike.
+Folding searches the smallest initiation interval whose design fits the budget. What the cores take
+for an interval is an integer program: of the foldings that reach it, the choice whose resources fit
+the budget together, and are the smallest shares of it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,9 @@ from dataclasses import dataclass, fields, replace
 from math import lcm
 from typing import Any
 
+import numpy as np
 import torch
+from scipy import optimize
 from torch import Tensor
 
 from sievit.quant import memories
@@ -74,10 +75,28 @@ def choices(
     return sorted(out, key=lambda c: (-c.cycles, tuple(c.changes.items())))
 
 
-#: what a share of the RAM blocks is worth, in shares of the LUTs: range, and steps of the search
-RAM_PRICES, RAM_STEPS = (0.05, 12.8), 6
-#: between the intervals that the search tries first; load that no price of RAM will cure
-STRIDE, HOPELESS = 1.25, 1.5
+def undominated(options: list[Choice]) -> list[Choice]:
+    """Those of which no other is as good in everything and better in something; of equal ones the
+    first."""
+    table = np.array([(c.cycles, *c.resources.astuple()) for c in options])
+    kept: list[int] = []
+    for i in np.lexsort(table.T[::-1]):  # one that is better comes before those that it beats
+        if not kept or not (table[kept] <= table[i]).all(1).any():
+            kept.append(int(i))
+    return [options[i] for i in sorted(kept)]
+
+
+#: between the intervals that the search tries first
+STRIDE = 1.25
+#: designs of one interval, each with the FIFOs that the one before turned out to need
+ROUNDS = 4
+#: price of a core that takes the whole interval, in shares of the budget: faster cores need less
+#: room for what waits for them
+SLOWNESS = 0.03
+#: price of the largest share of the budget: devices are hard to fill evenly, and harder unevenly
+BALANCE = 3.0
+#: of the search for a choice: branches, and how far from the cheapest it may end
+SOLVER = {"node_limit": 2000, "mip_rel_gap": 0.01}
 
 
 def fold(
@@ -94,13 +113,12 @@ def fold(
         budget: usable resources of the board.
         lengths: tokens per frame on every edge over a profile of real inputs, int64 ``[images]`` by
             edge name. Without it every frame has the most tokens possible.
-        ii: stop at that initiation interval instead of the smallest that fits.
+        ii: stop at that initiation interval, in cycles, instead of the smallest that fits.
         device: what its blocks can do; UltraScale+ if omitted.
 
     Raises BudgetError if no design fits.
     """
     options: dict[str, list[Choice]] = {}
-    menus: dict[str, _Menu] = {}
     known: dict[tuple[Any, ...], str] = {}  # blocks repeat
     for node in graph.nodes:
         tokens = frame_lengths(graph, lengths, node.inputs[0])
@@ -109,47 +127,44 @@ def fold(
         passes = max([graph.passes(node.name), *leaving])
         name = known.setdefault((node.core, node.params, passes, *tokens.tolist()), node.name)
         if name == node.name:
-            options[name] = choices(node, tokens, device, passes)
-            menus[name] = _Menu(options[name], budget)
-        options[node.name], menus[node.name] = options[name], menus[name]
+            options[name] = undominated(choices(node, tokens, device, passes))
+        options[node.name] = options[name]
     fastest = max(min(c.cycles for c in o) for o in options.values())
-    targets = sorted({c.cycles for o in options.values() for c in o if c.cycles >= fastest})
-    targets = [t for t in targets if t >= ii] or targets[-1:]
-    rest = plumbing(graph)
+    ii = max(ii, fastest)
+    targets = sorted({ii, *(c.cycles for o in options.values() for c in o if c.cycles > ii)})
 
-    def best(target: float) -> tuple[float, Graph]:
-        found = []
-        cheap, dear = RAM_PRICES
-        for _ in range(RAM_STEPS):
-            price = (cheap * dear) ** 0.5
-            design = _apply(graph, _choose(menus, target, price, budget, rest), lengths)
-            used = total(design)
-            found.append((_load(used, budget), design))
-            if found[-1][0] <= 1 or min(f[0] for f in found) > HOPELESS:
-                break
-            # until RAM and LUTs are loaded alike
-            rams = replace(used, lut=0, ff=0, dsp=0)
-            if _load(rams, budget) > used.lut / budget.lut:
-                cheap = price
-            else:
-                dear = price
-        return min(found, key=lambda f: f[0])
+    def best(target: float) -> Graph | None:
+        """A design with that interval that fits."""
+        rest = plumbing(graph)
+        for _ in range(ROUNDS):
+            chosen = _choose(options, target, budget, rest)
+            if chosen is None:
+                return None
+            design = _apply(graph, chosen, lengths)
+            if _fits(total(design), budget):
+                return design
+            rest = plumbing(design)
+        return None
 
     # A slower design is not always a smaller one: FIFOs hold what comes during an interval, and
     # deep memories fill RAM blocks better. So the targets are walked from the fastest on.
-    low, tried = 0, []
+    low, design = 0, None
     for high in _walk(targets):
-        tried.append(best(targets[high]))
-        if tried[-1][0] <= 1:
+        design = best(targets[high])
+        if design:
             break
         low = high + 1
     else:
-        raise BudgetError(_excess(total(min(tried, key=lambda f: f[0])[1]), budget))
-    design = tried[-1][1]
+        nearest = _choose(options, targets[-1], budget, plumbing(graph), within=False)
+        assert nearest, "without a budget there is always a design"
+        design = _apply(graph, nearest, lengths)
+        if not _fits(total(design), budget):
+            raise BudgetError(_excess(total(design), budget))
+        low = high
     while low < high:
         middle = (low + high) // 2
-        load, candidate = best(targets[middle])
-        if load <= 1:
+        candidate = best(targets[middle])
+        if candidate:
             high, design = middle, candidate
         else:
             low = middle + 1
@@ -166,75 +181,56 @@ def _walk(targets: list[float]) -> Iterator[int]:
             yield i
 
 
-class _Menu:
-    """Choices of a node that no other beats in everything, as columns of numbers."""
-
-    def __init__(self, options: list[Choice], budget: Resources) -> None:
-        used = [(r.lut, r.ff, r.dsp, r.bram36, r.uram) for r in (c.resources for c in options)]
-        lut, ff, self.dsp, bram, uram = torch.tensor(used, dtype=torch.float64).T
-        logic = lut / budget.lut + 0.3 * ff / budget.ff
-        ram = bram / max(budget.bram36, 1e-9) + uram / max(budget.uram, 1e-9)
-        cycles = torch.tensor([c.cycles for c in options], dtype=torch.float64)
-        table = torch.stack([cycles, self.dsp, logic, ram], 1)
-        keep = self._front(table)
-        self.options = [options[i] for i in keep.tolist()]
-        self.cycles, self.dsp, self.logic, self.ram = table[keep].T
-
-    @staticmethod
-    def _front(table: Tensor) -> Tensor:
-        """Rows of which no other row is smaller or equal in every column; of equal rows one."""
-        rows = table.unique(dim=0, return_inverse=True)
-        first = torch.full((len(rows[0]),), len(table)).scatter_reduce(
-            0, rows[1], torch.arange(len(table)), "amin"
-        )
-        kept = []
-        for i, row in enumerate(rows[0]):
-            beaten = (rows[0] <= row).all(1)
-            beaten[i] = False
-            if not bool(beaten.any()):
-                kept.append(i)
-        return first[torch.tensor(kept)].sort().values
-
-    def ladder(self, target: float, price: float) -> list[tuple[float, int]]:
-        """The cheapest choice with the fewest DSP blocks that reaches the target, then those that
-        spend blocks best: (saving per block, index), the saving falling."""
-        cost = self.logic + price * self.ram
-        fits = self.cycles <= target
-        if not bool(fits.any()):
-            fits = self.cycles == self.cycles.min()
-        fewest = fits & (self.dsp == self.dsp[fits].min())
-        at = int(torch.where(fewest, cost, torch.inf).argmin())
-        steps = [(float("inf"), at)]
-        while True:
-            saving = (cost[at] - cost) / (self.dsp - self.dsp[at])
-            saving = torch.where(fits & (self.dsp > self.dsp[at]), saving, -torch.inf)
-            at = int(saving.argmax())
-            if not float(saving[at]) > 0:
-                return steps
-            steps.append((float(saving[at]), at))
-
-
 def _choose(
-    menus: dict[str, _Menu], target: float, price: float, budget: Resources, rest: Resources
-) -> dict[str, Choice]:
-    """A choice for every node: DSP blocks where they save most, until blocks and LUTs are loaded
-    alike."""
-    out, steps = {}, []
-    for name, menu in menus.items():
-        (_, start), *more = menu.ladder(target, price)
-        out[name] = menu.options[start]
-        steps += [(-saving, name, menu.options[i]) for saving, i in more]
-    lut = rest.lut + sum(c.resources.lut for c in out.values())
-    dsp = rest.dsp + sum(c.resources.dsp for c in out.values())
-    full = set()  # nodes that may not spend more
-    for _, name, new in sorted(steps, key=lambda s: s[:2]):
-        a, b = out[name].resources, new.resources
-        share = (dsp + b.dsp - a.dsp) / budget.dsp if budget.dsp else float("inf")
-        if name in full or share > 1 or share > lut / budget.lut:
-            full.add(name)
-            continue
-        lut, dsp = lut + b.lut - a.lut, dsp + b.dsp - a.dsp
-        out[name] = new
+    options: dict[str, list[Choice]],
+    target: float,
+    budget: Resources,
+    rest: Resources,
+    within: bool = True,
+) -> dict[str, Choice] | None:
+    """The choices for all nodes, none of them slower than ``target``, whose resources are the
+    smallest shares of the budget, the largest share counted ``BALANCE`` times more.
+
+    An integer program: how many of the nodes that are alike take each of their choices, and the
+    largest share. None if there is no choice ``within`` the budget beside the resources ``rest``;
+    otherwise the one that goes least beyond it.
+    """
+    alike: dict[int, list[str]] = {}
+    for name, found in options.items():
+        alike.setdefault(id(found), []).append(name)
+    columns = [
+        (group, choice)
+        for group, names in enumerate(alike.values())
+        for choice in options[names[0]]
+        if choice.cycles <= target
+    ]
+    whole = np.array(budget.astuple())
+    used = np.array([choice.resources.astuple() for _, choice in columns]).T
+    price = (used / np.maximum(whole, 1)[:, None]).sum(0)
+    price += SLOWNESS * np.array([choice.cycles for _, choice in columns]) / target
+    groups = np.array([[float(g == k) for g, _ in columns] for k in range(len(alike))])
+    number = [len(names) for names in alike.values()]
+    if not within:
+        whole = np.maximum(whole, 1)
+    result = optimize.milp(
+        [*price, BALANCE if within else 100.0],
+        integrality=[*np.ones(len(columns)), 0],
+        bounds=optimize.Bounds(0, [*np.full(len(columns), np.inf), 1.0 if within else np.inf]),
+        constraints=[
+            optimize.LinearConstraint(np.pad(groups, ((0, 0), (0, 1))), number, number),
+            optimize.LinearConstraint(
+                np.column_stack([used, -whole]), ub=-np.array(rest.astuple())
+            ),
+        ],
+        options=SOLVER,
+    )
+    if result.x is None:
+        return None
+    out = {}
+    left = [list(names) for names in alike.values()]
+    for (group, choice), value in zip(columns, result.x, strict=False):
+        for _ in range(round(value)):
+            out[left[group].pop(0)] = choice
     return out
 
 
@@ -594,10 +590,8 @@ def total(graph: Graph) -> Resources:
     return out
 
 
-def _load(used: Resources, budget: Resources) -> float:
-    """Largest share of a budget that is used; infinite for something the board lacks."""
-    pairs = zip(used.astuple(), budget.astuple(), strict=True)
-    return max((u / b if b else (float("inf") if u else 0.0)) for u, b in pairs)
+def _fits(used: Resources, budget: Resources) -> bool:
+    return all(u <= b for u, b in zip(used.astuple(), budget.astuple(), strict=True))
 
 
 def _excess(used: Resources, budget: Resources) -> str:

@@ -34,7 +34,7 @@ import torch
 
 from sievit.quant.files import write_atomic
 from sievit.quant.params import Constants, CoreParams, Port, core_names
-from sievit.rtl import synth
+from sievit.rtl import codegen, synth
 from sievit.sim import evidence, harness, runner
 
 #: written by people: which parameter set of a bench to mutate (``[set] core = index``), and why
@@ -288,13 +288,14 @@ def _shell(stem: str, params: CoreParams, count: int) -> str:
     ports = ["  input logic clk_i", "  input logic rst_ni"]
     ports += [f"  {direction} logic {width}{name}" for direction, width, name in signals]
     links = ["clk_i", "rst_ni", "mutant", *(name for _, _, name in signals)]
+    pins = [*(f"      .{n}" for n in links), *codegen.ties(params.sv_parameters())]
     return "\n".join(
         [
             "// SPDX-License-Identifier: Apache-2.0",
             f"module {stem} (", ",\n".join(ports), ");",
             f"  logic [{_select_bits(count) - 1}:0] mutant;",
             f'  initial if ($value$plusargs("{PLUSARG}=%d", mutant) == 0) mutant = 0;',
-            f"  {stem}_netlist u_netlist (", ",\n".join(f"      .{n}" for n in links), "  );",
+            f"  {stem}_netlist u_netlist (", ",\n".join(pins), "  );",
             "endmodule", "",
         ]
     )  # fmt: skip
@@ -476,6 +477,7 @@ def _miter(
     for copy, on in (("a", 0), ("b", 1)):
         links = [".clk_i(clk_i)", ".rst_ni(rst_ni)", f".on(1'd{on})"]
         links += [f".{name}({name})" for _, name in driven]
+        links += codegen.ties(params.sv_parameters())
         links += [f".x{k}(x{k})" for k in range(len(free))]
         for k, (_, w) in enumerate(free):
             if w:

@@ -97,7 +97,7 @@ def test_intervals_that_are_tried_first() -> None:
     assert list(fold._walk([7.0])) == [0]
 
 
-@pytest.mark.parametrize("ii", [200.0, 400.0, 1000.0])
+@pytest.mark.parametrize("ii", [200.0, 210.0, 400.0, 1000.0])
 def test_target_interval(ii: float, tiny_graph: Graph, lengths: dict[str, torch.Tensor]) -> None:
     """Reached, and with no more resources than the fastest design."""
     design = fold.fold(tiny_graph, budget(1.0), lengths, ii)
@@ -106,9 +106,7 @@ def test_target_interval(ii: float, tiny_graph: Graph, lengths: dict[str, torch.
         fold.mean_cycles(n.params, torch.tensor([fold.typical_tokens(lengths[n.inputs[0]])]))
         for n in design.nodes
     )
-    # the cheapest interval step at or above the target
-    options = {c.cycles for n in tiny_graph.nodes for c in fold.choices(n, lengths[n.inputs[0]])}
-    assert limit <= min(c for c in options if c >= ii)
+    assert limit <= ii
     assert fold.total(design).lut < fold.total(fastest).lut
     assert fold.interval(design, lengths)[0] > fold.interval(fastest, lengths)[0]
 

@@ -499,12 +499,12 @@ class AttentionParams(CoreParams):
             shared += self.heads_par * values
         else:
             luts += rows * values
-        scores, values = simd * m / score.a / score.b, n * simd / value.a / value.b
+        scores, values = simd * m / score.a / score.b, n * simd / value.a / value.b  # type: ignore[assignment]
         if pump > 1:  # the words that differ between two chains take turns
             turn = score.a * k.bits if m // score.a % 2 == 0 else score.b * (q.bits + 1)
-            luts += rows * scores / 2 * turn
+            luts += rows * scores / 2 * turn  # type: ignore[assignment]
             turn = value.a * v.bits if simd // value.a % 2 == 0 else value.b * (prob.bits + 1)
-            luts += rows * values / 2 * turn
+            luts += rows * values / 2 * turn  # type: ignore[assignment]
         return luts, shared, rows * (scores + values) / pump
 
     @property
