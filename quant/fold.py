@@ -88,8 +88,9 @@ def undominated(options: list[Choice]) -> list[Choice]:
 
 #: between the intervals that the search tries first
 STRIDE = 1.25
-#: designs of one interval, each with the FIFOs that the one before turned out to need
-ROUNDS = 4
+#: designs of one interval: each leaves the room for FIFOs that the one before turned out to need,
+#: or half of what was missing if that is too much
+ROUNDS = 6
 #: price of a core that takes the whole interval, in shares of the budget: faster cores need less
 #: room for what waits for them
 SLOWNESS = 0.03
@@ -135,15 +136,20 @@ def fold(
 
     def best(target: float) -> Graph | None:
         """A design with that interval that fits."""
-        rest = plumbing(graph)
+        enough, rest = None, plumbing(graph)  # known to leave room for a choice; to be tried
         for _ in range(ROUNDS):
             chosen = _choose(options, target, budget, rest)
-            if chosen is None:
+            if chosen:
+                design = _apply(graph, chosen, lengths)
+                if _fits(total(design), budget):
+                    return design
+                enough, rest = rest, plumbing(design)
+            elif enough:
+                rest = Resources(
+                    *((a + b) / 2 for a, b in zip(enough.astuple(), rest.astuple(), strict=True))
+                )
+            else:
                 return None
-            design = _apply(graph, chosen, lengths)
-            if _fits(total(design), budget):
-                return design
-            rest = plumbing(design)
         return None
 
     # A slower design is not always a smaller one: FIFOs hold what comes during an interval, and
