@@ -140,6 +140,7 @@ GRID: dict[str, list[Any]] = {
             dataclasses.replace(_ATTENTION_3, max_tokens=197, kv_ram=1, mult_dsp=1),
             {"n": 4, "tp": 2},
             {"n": 4, "tp": 4},
+            {"n": 4, "tp": 4, "pump": 2},
             {"n": 2, "m": 16, "simd": 4, "tp": 2},
             # the blocks of DeiT-Tiny share it
             {"n": 4, "tp": 2, "recip_type": _uint(13), "prob_shift": 20, "far_prob_shift": 0,
@@ -243,6 +244,10 @@ GRID: dict[str, list[Any]] = {
             _PRODUCT_3,
             {},
             {"simd": 8, "pe": 8, "tp": 4},
+            {"simd": 8, "pe": 8, "tp": 4, "pump": 2},
+            {"simd": 24, "tp": 3, "pack": 3, "pump": 2},
+            {"in_channels": 768, "simd": 64, "tp": 4, "mult_dsp": 0, "pack": 1, "pack_out": 1,
+             "acc_type": _int(16)},
             {"simd": 32, "out_channels": 576, "tp": 4},
             {"out_channels": 768, "tp": 6, "entries": 8, "mid_type": _int(3), "table_offset": 4},
             {"in_channels": 768, "simd": 8, "tp": 4, "acc_type": _int(16)},
