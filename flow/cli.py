@@ -250,7 +250,7 @@ def import_(kind: str, file: Path, variant: str | None) -> None:
 @click.option("--only", multiple=True, help="These variants; default: all six.")
 @click.option("--no-sim", is_flag=True, help="Fold only: predicted cycles and resources.")
 @click.option("--cores", is_flag=True, help="Simulate some cores of every stage alone, too.")
-@click.option("--images", default=3, show_default=True, help="Images simulated in RTL.")
+@click.option("--images", default=16, show_default=True, help="Images simulated in RTL.")
 def bench_deit(
     file: Path, board: str, only: tuple[str, ...], no_sim: bool, cores: bool, images: int
 ) -> None:
