@@ -171,12 +171,12 @@ def _record(
 def aimed(
     graph: Graph, board: Board, lengths: fold.Lengths
 ) -> tuple[Graph, dict[str, torch.Tensor]]:
-    """The design that reaches the aim, with layers that share cores, at the board's prices but with
-    room for everything; lengths of frames on its edges."""
-    room = Resources(*(1000 * b for b in board.budget().astuple()))
+    """The design that reaches the aim and goes least beyond the board's budget, with layers that
+    share cores; lengths of frames on its edges."""
     rolled = roll(graph)
     own = rolled_lengths(rolled, lengths)
-    return fold.fold(rolled, room, own, float(AIM), board.device()), own
+    design = fold.fold(rolled, board.budget(), own, float(AIM), board.device(), within=False)
+    return design, own
 
 
 def describe(graph: Graph, lengths: fold.Lengths) -> Record:

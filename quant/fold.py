@@ -106,6 +106,7 @@ def fold(
     lengths: Lengths | None = None,
     ii: float = 0.0,
     device: Device | None = None,
+    within: bool = True,
 ) -> Graph:
     """A folded copy of the graph: lanes, tokens side by side, multiplier style, RAM for the weights
     and FIFO depths set.
@@ -116,6 +117,7 @@ def fold(
             edge name. Without it every frame has the most tokens possible.
         ii: stop at that initiation interval, in cycles, instead of the smallest that fits.
         device: what its blocks can do; UltraScale+ if omitted.
+        within: False: the design with that interval that goes least beyond the budget.
 
     Raises BudgetError if no design fits.
     """
@@ -152,6 +154,14 @@ def fold(
                 return None
         return None
 
+    def nearest(target: float) -> Graph:
+        """The design with that interval whose cores go least beyond the budget."""
+        chosen = _choose(options, target, budget, plumbing(graph), within=False)
+        assert chosen, "without a budget there is always a design"
+        return _apply(graph, chosen, lengths)
+
+    if not within:
+        return nearest(ii)
     # A slower design is not always a smaller one: FIFOs hold what comes during an interval, and
     # deep memories fill RAM blocks better. So the targets are walked from the fastest on.
     low, design = 0, None
@@ -161,9 +171,7 @@ def fold(
             break
         low = high + 1
     else:
-        nearest = _choose(options, targets[-1], budget, plumbing(graph), within=False)
-        assert nearest, "without a budget there is always a design"
-        design = _apply(graph, nearest, lengths)
+        design = nearest(targets[-1])
         if not _fits(total(design), budget):
             raise BudgetError(_excess(total(design), budget))
         low = high

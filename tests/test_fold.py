@@ -89,6 +89,21 @@ def test_a_budget_that_cannot_be_met(tiny_graph: Graph, lengths: dict[str, torch
         fold.fold(tiny_graph, Resources(lut=1e9, ff=100, dsp=1e9, bram36=1e9), lengths)
 
 
+def test_nearest_design_beyond_a_budget(
+    tiny_graph: Graph, lengths: dict[str, torch.Tensor]
+) -> None:
+    """Asked for, it comes without a refusal, and as fast as was asked."""
+    small = budget(0.001)
+    with pytest.raises(BudgetError):
+        fold.fold(tiny_graph, small, lengths, 300.0)
+    design = fold.fold(tiny_graph, small, lengths, 300.0, within=False)
+    design.check()
+    assert not fits(design, small) and fits(design, budget(1.0))
+    assert all(
+        n.params.cycles(fold.typical_tokens(lengths[n.inputs[0]])) <= 300 for n in design.nodes
+    )
+
+
 def test_intervals_that_are_tried_first() -> None:
     """The first and the last, and no gap of more than a stride unless there is nothing in it: a
     slower design is not always a smaller one, so that a bisection alone misses what fits."""
