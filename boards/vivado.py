@@ -109,7 +109,6 @@ def generate(build_dir: Path, board: Board, core: str = "rtl") -> Path:
         shutil.copy(path, part / "ip" / path.parent.name)
     if core == "rtl":  # in primitives of the device
         shutil.copy(ROOT / "rtl" / "xilinx" / "add3.sv", part / "ip" / "lib")
-    if core == "rtl":
         codegen.generate(graph, part / "ip")
     source = top.source(found, core, core == "rtl" and codegen.pumped(graph))
     (part / "ip" / f"{top.name(found)}.v").write_text(source)

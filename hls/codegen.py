@@ -144,7 +144,7 @@ def _check_names(graph: Graph) -> None:
                 node.name, f"and {seen[name]!r} are both {name} in C++", "rename"
             )
         seen[name] = node.name
-        looped = any(node.name in (loop.input, loop.back) for loop in graph.loops)
+        looped = any(node.name in (*loop.entries, loop.back) for loop in graph.loops)
         if node is not graph.output and not looped and not graph.consumers(node.name):
             raise UnsupportedError(node.name, "nothing reads its output", "remove the node")
 
@@ -291,10 +291,11 @@ class _Region:
             name = f"{identifier(node.name)}_{port.name}"
             out.append(_Sink((node.name, k), name, port.lanes, depth))
         for loop in self.graph.loops:
-            if loop.input == edge:
-                lanes = self.graph.port_of(loop.name).lanes
-                name = f"{identifier(loop.name)}_in"
-                out.append(_Sink((loop.name, 0), name, lanes, loop.entry_depth))
+            lanes = self.graph.port_of(loop.name).lanes
+            for k, entry in enumerate(loop.entries):
+                if entry == edge:
+                    name = f"{identifier(loop.name)}_in{k}"
+                    out.append(_Sink((loop.name, k), name, lanes, loop.entry_depths[k]))
         return out
 
     def _distribute(self, edge: str, port: Port, sinks: list[_Sink]) -> str:
@@ -346,7 +347,12 @@ class _Region:
 
 
 def _top_source(graph: Graph, top: str) -> str:
-    inside = {name: loop for loop in graph.loops for name in loop.nodes}
+    inside = {
+        name: loop
+        for loop in graph.loops
+        for nodes in (loop.nodes, *(d.nodes for d in loop.detours))
+        for name in nodes
+    }
     loops = [_loop_source(graph, loop) for loop in graph.loops]
     wires = _Region(graph)
     wires.enter(Graph.INPUT, "sievit::from_port(s_axis, {})")
@@ -393,14 +399,42 @@ def _loop_source(graph: Graph, loop: Loop) -> str:
     frame under way; the RTL has several."""
     port = graph.port_of(loop.name)
     frame = graph.max_tokens(loop.name) * port.beats
+    kind = f"hls::stream<{beat(port)}>&"
+    name = _loop_name(loop)
+
+    def function(head: str, wires: _Region) -> list[str]:
+        """A DATAFLOW region of its own."""
+        return [
+            f"static void {head} {{",
+            "#pragma HLS DATAFLOW  // every node is a process of its own",
+            *wires.streams,
+            "",
+            *wires.calls,
+            "}\n",
+        ]
+
+    parts, passing = [], []
+    for k, detour in enumerate(loop.detours, 1):
+        wires = _Region(graph)
+        wires.enter(detour.edge, "sievit::move_frame(from, {})")
+        for node in detour.nodes:
+            wires.node(graph.node(node))
+        wires.call(f"sievit::move_frame({wires.sources[loop.name, k]}, to)")
+        call = f"detour_{identifier(detour.edge)}"
+        parts += function(f"{call}({kind} from, {kind} to)", wires)
+        passing += [
+            f"    if (pass == {detour.before}) {{",
+            f"      {call}(from, to);",
+            "      sievit::move_frame(to, from);",
+            "    }",
+        ]
     wires = _Region(graph)
     wires.enter(loop.name, "sievit::move_frame(from, {})")
     wires.enter(loop.set, "sievit::write_number(pass, {})")
-    for name in loop.nodes:
-        wires.node(graph.node(name))
+    for node in loop.nodes:
+        wires.node(graph.node(node))
     wires.call(f"sievit::move_frame(e_{identifier(loop.back)}, to)")
-    kind = f"hls::stream<{beat(port)}>&"
-    name = _loop_name(loop)
+    parts += function(f"pass_{identifier(loop.name)}({kind} from, {kind} to, int pass)", wires)
     frames = [
         line
         for end in ("from", "to")
@@ -411,17 +445,13 @@ def _loop_source(graph: Graph, loop: Loop) -> str:
     ]
     return "\n".join(
         [
-            f"static void pass_{identifier(loop.name)}({kind} from, {kind} to, int pass) {{",
-            "#pragma HLS DATAFLOW  // every node is a process of its own",
-            *wires.streams,
-            "",
-            *wires.calls,
-            "}\n",
+            *parts,
             f"static void {name}({kind} in, {kind} out) {{",
             *frames,
             "  sievit::move_frame(in, from);",
             "passes:",
             f"  for (int pass = 0; pass < {loop.passes}; pass++) {{",
+            *passing,
             f"    pass_{identifier(loop.name)}(from, to, pass);",
             f"    if (pass < {loop.passes - 1}) sievit::move_frame(to, from);",
             "  }",

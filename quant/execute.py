@@ -17,11 +17,11 @@ def execute(graph: Graph, x: Stream) -> dict[str, Stream]:
     graph.input.itype.check(x.data, "input")
     edges = {Graph.INPUT: x}
     for node in graph.nodes:
-        loop = graph.loop_around(node.name)
-        if loop is None:
+        for loop in graph.loops:
+            if node.name == loop.nodes[0]:
+                edges.update(_pass(graph, loop, edges[loop.input]))
+        if node.name not in edges:
             edges[node.name] = _run(node, edges)
-        elif node.name == loop.nodes[0]:
-            edges.update(_pass(graph, loop, edges[loop.input]))
     return edges
 
 
@@ -32,16 +32,23 @@ def _run(node: Node, edges: dict[str, Stream]) -> Stream:
 
 
 def _pass(graph: Graph, loop: Loop, x: Stream) -> dict[str, Stream]:
-    """The edges of a loop for the frames ``x`` that come to it."""
-    found: list[dict[str, Stream]] = []
+    """The edges of a loop and of its detours for the frames ``x`` that come to it."""
+    found, out = list[dict[str, Stream]](), dict[str, Stream]()
     for index in range(loop.passes):
+        for detour in loop.detours:
+            if detour.before == index:
+                out[detour.edge] = x
+                for name in detour.nodes:
+                    out[name] = _run(graph.node(name), out)
+                x = out[detour.back]
         number = torch.full((len(x.length), 1, 1), index)
         edges = {loop.name: x, loop.set: Stream.full(number)}
         for name in loop.nodes:
             edges[name] = _run(graph.node(name), edges)
         found.append(edges)
         x = edges[loop.back]
-    return {e: interleave([edges[e] for edges in found]) for e in found[0]} | {loop.out: x}
+    inside = {e: interleave([edges[e] for edges in found]) for e in found[0]}
+    return inside | out | {loop.out: x}
 
 
 def interleave(passes: list[Stream]) -> Stream:

@@ -8,6 +8,7 @@ the budget together, and are the smallest shares of it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from math import lcm
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import optimize
+from scipy import optimize, sparse
 from torch import Tensor
 
 from sievit.quant import memories
@@ -40,8 +41,12 @@ class Choice:
 
 
 def frame_lengths(graph: Graph, lengths: Lengths | None, edge: str) -> Tensor:
-    """Tokens of the profiled frames on an edge, int64 ``[images]``; without a profile the most."""
-    return lengths[edge] if lengths else torch.tensor([graph.max_tokens(edge)])
+    """Tokens of the profiled frames on an edge, int64 ``[images, passes]``; without a profile the
+    most."""
+    passes = graph.passes(edge)
+    if lengths is None:
+        return torch.full((1, passes), graph.max_tokens(edge))
+    return lengths[edge].reshape(-1, passes)
 
 
 def mean_cycles(params: CoreParams, tokens: Tensor) -> float:
@@ -51,18 +56,24 @@ def mean_cycles(params: CoreParams, tokens: Tensor) -> float:
     return total / int(counts.sum())
 
 
-def typical_tokens(tokens: Tensor) -> int:
-    """Length that nine of ten profiled frames do not exceed: FIFOs level out the others."""
-    return int(tokens.double().quantile(0.9, interpolation="lower"))
+def typical_tokens(tokens: Tensor) -> list[int]:
+    """By pass the length that nine of ten profiled frames do not exceed: FIFOs level out the
+    others. ``tokens``: int64 ``[images, passes]``."""
+    lengths = tokens.double().quantile(0.9, 0, interpolation="lower")
+    return [int(t) for t in lengths]
 
 
 def choices(
-    node: Node, tokens: Tensor, device: Device | None = None, passes: int = 1
+    node: Node, tokens: Tensor, device: Device | None = None, haste: float = 1.0
 ) -> list[Choice]:
     """Every folding of a node that suits the device, fastest last; ``mult_dsp`` is chosen where the
-    core has it and its foldings leave it open. A frame takes the cycles of all its ``passes``."""
+    core has it and its foldings leave it open.
+
+    A frame takes the cycles of all its passes, ``tokens`` int64 ``[images, passes]``, times
+    ``haste``.
+    """
     dsp = [0, 1] if any(f.name == "mult_dsp" for f in fields(node.params)) else [None]
-    out, typical = [], typical_tokens(tokens)
+    out, typical = [], Counter(typical_tokens(tokens))
     for folding in node.params.foldings():
         cycles = None
         for use in [None] if "mult_dsp" in folding else dsp:
@@ -70,7 +81,8 @@ def choices(
             params = replace(node.params, **changes)
             if not params.suits(device or Device()):
                 continue
-            cycles = passes * params.cycles(typical) if cycles is None else cycles
+            if cycles is None:
+                cycles = haste * sum(n * params.cycles(t) for t, n in typical.items())
             out.append(Choice(changes, cycles, params.resources()))
     return sorted(out, key=lambda c: (-c.cycles, tuple(c.changes.items())))
 
@@ -79,11 +91,16 @@ def undominated(options: list[Choice]) -> list[Choice]:
     """Those of which no other is as good in everything and better in something; of equal ones the
     first."""
     table = np.array([(c.cycles, *c.resources.astuple()) for c in options])
+    return [options[i] for i in _undominated(table)]
+
+
+def _undominated(table: np.ndarray) -> list[int]:
+    """Rows that no other one is below, ascending."""
     kept: list[int] = []
     for i in np.lexsort(table.T[::-1]):  # one that is better comes before those that it beats
         if not kept or not (table[kept] <= table[i]).all(1).any():
             kept.append(int(i))
-    return [options[i] for i in sorted(kept)]
+    return sorted(kept)
 
 
 #: between the intervals that the search tries first
@@ -91,6 +108,8 @@ STRIDE = 1.25
 #: designs of one interval: each leaves the room for FIFOs that the one before turned out to need,
 #: or half of what was missing if that is too much
 ROUNDS = 6
+#: how many times faster than the interval the cores of a detour are
+DETOUR_HASTE = 4.0
 #: price of a core that takes the whole interval, in shares of the budget: faster cores need less
 #: room for what waits for them
 SLOWNESS = 0.03
@@ -107,6 +126,7 @@ def fold(
     ii: float = 0.0,
     device: Device | None = None,
     within: bool = True,
+    level: bool = True,
 ) -> Graph:
     """A folded copy of the graph: lanes, tokens side by side, multiplier style, RAM for the weights
     and FIFO depths set.
@@ -118,6 +138,7 @@ def fold(
         ii: stop at that initiation interval, in cycles, instead of the smallest that fits.
         device: what its blocks can do; UltraScale+ if omitted.
         within: False: the design with that interval that goes least beyond the budget.
+        level: as in ``size_fifos``.
 
     Raises BudgetError if no design fits.
     """
@@ -125,24 +146,25 @@ def fold(
     known: dict[tuple[Any, ...], str] = {}  # blocks repeat
     for node in graph.nodes:
         tokens = frame_lengths(graph, lengths, node.inputs[0])
-        # what a loop sends must not keep it waiting: the body has its passes to do meanwhile
-        leaving = [p.passes for p in graph.loops if node.inputs == (p.out,)]
-        passes = max([graph.passes(node.name), *leaving])
-        name = known.setdefault((node.core, node.params, passes, *tokens.tolist()), node.name)
+        key = (node.core, node.params, _haste(graph, node), *tokens.flatten().tolist())
+        name = known.setdefault(key, node.name)
         if name == node.name:
-            options[name] = undominated(choices(node, tokens, device, passes))
+            options[name] = undominated(choices(node, tokens, device, _haste(graph, node)))
         options[node.name] = options[name]
     fastest = max(min(c.cycles for c in o) for o in options.values())
     ii = max(ii, fastest)
     targets = sorted({ii, *(c.cycles for o in options.values() for c in o if c.cycles > ii)})
 
+    unfolded = plumbing(graph)
+
     def best(target: float) -> Graph | None:
         """A design with that interval that fits."""
-        enough, rest = None, plumbing(graph)  # known to leave room for a choice; to be tried
+        program = _Program(options, target, budget)
+        enough, rest = None, unfolded  # known to leave room for a choice; to be tried
         for _ in range(ROUNDS):
-            chosen = _choose(options, target, budget, rest)
+            chosen = program.solve(rest)
             if chosen:
-                design = _apply(graph, chosen, lengths)
+                design = _apply(graph, chosen, lengths, level)
                 if _fits(total(design), budget):
                     return design
                 enough, rest = rest, plumbing(design)
@@ -156,9 +178,9 @@ def fold(
 
     def nearest(target: float) -> Graph:
         """The design with that interval whose cores go least beyond the budget."""
-        chosen = _choose(options, target, budget, plumbing(graph), within=False)
+        chosen = _Program(options, target, budget).solve(unfolded, within=False)
         assert chosen, "without a budget there is always a design"
-        return _apply(graph, chosen, lengths)
+        return _apply(graph, chosen, lengths, level)
 
     if not within:
         return nearest(ii)
@@ -186,6 +208,18 @@ def fold(
     return design
 
 
+def _haste(graph: Graph, node: Node) -> float:
+    """How many times faster than the interval a node must be."""
+    for loop in graph.loops:
+        # what a loop sends must not keep it waiting: the body has its passes to do meanwhile
+        if node.inputs == (loop.out,):
+            return loop.passes
+        # nor must a frame be away for long: others would have to be in flight instead
+        if any(node.name in detour.nodes for detour in loop.detours):
+            return DETOUR_HASTE
+    return 1.0
+
+
 def _walk(targets: list[float]) -> Iterator[int]:
     """Indices of ascending targets, in strides of a quarter, and the last one."""
     last = -1
@@ -195,67 +229,75 @@ def _walk(targets: list[float]) -> Iterator[int]:
             yield i
 
 
-def _choose(
-    options: dict[str, list[Choice]],
-    target: float,
-    budget: Resources,
-    rest: Resources,
-    within: bool = True,
-) -> dict[str, Choice] | None:
+class _Program:
     """The choices for all nodes, none of them slower than ``target``, whose resources are the
     smallest shares of the budget, the largest share counted ``BALANCE`` times more.
 
     An integer program: how many of the nodes that are alike take each of their choices, and the
-    largest share. None if there is no choice ``within`` the budget beside the resources ``rest``;
-    otherwise the one that goes least beyond it.
+    largest share.
     """
-    alike: dict[int, list[str]] = {}
-    for name, found in options.items():
-        alike.setdefault(id(found), []).append(name)
-    columns = [
-        (group, choice)
-        for group, names in enumerate(alike.values())
-        for choice in options[names[0]]
-        if choice.cycles <= target
-    ]
-    whole = np.array(budget.astuple())
-    used = np.array([choice.resources.astuple() for _, choice in columns]).T
-    price = (used / np.maximum(whole, 1)[:, None]).sum(0)
-    price += SLOWNESS * np.array([choice.cycles for _, choice in columns]) / target
-    groups = np.array([[float(g == k) for g, _ in columns] for k in range(len(alike))])
-    number = [len(names) for names in alike.values()]
-    if not within:
-        whole = np.maximum(whole, 1)
-    result = optimize.milp(
-        [*price, BALANCE if within else 100.0],
-        integrality=[*np.ones(len(columns)), 0],
-        bounds=optimize.Bounds(0, [*np.full(len(columns), np.inf), 1.0 if within else np.inf]),
-        constraints=[
-            optimize.LinearConstraint(np.pad(groups, ((0, 0), (0, 1))), number, number),
-            optimize.LinearConstraint(
-                np.column_stack([used, -whole]), ub=-np.array(rest.astuple())
-            ),
-        ],
-        options=SOLVER,
-    )
-    if result.x is None:
-        return None
-    out = {}
-    left = [list(names) for names in alike.values()]
-    for (group, choice), value in zip(columns, result.x, strict=False):
-        for _ in range(round(value)):
-            out[left[group].pop(0)] = choice
-    return out
+
+    def __init__(self, options: dict[str, list[Choice]], target: float, budget: Resources) -> None:
+        alike: dict[int, list[str]] = {}
+        for name, found in options.items():
+            alike.setdefault(id(found), []).append(name)
+        self.groups = list(alike.values())
+        self.budget = np.array(budget.astuple())
+        self.columns: list[tuple[int, Choice]] = []
+        prices, used = [], []
+        for group, names in enumerate(self.groups):
+            fast = [c for c in options[names[0]] if c.cycles <= target]
+            table = np.array([c.resources.astuple() for c in fast])
+            price = (table / np.maximum(self.budget, 1)).sum(1)
+            price += SLOWNESS * np.array([c.cycles for c in fast]) / target
+            # of two choices one is never taken if it costs more of everything, its price included
+            for i in _undominated(np.column_stack([price, table])):
+                self.columns.append((group, fast[i]))
+                prices.append(price[i])
+                used.append(table[i])
+        self.prices, self.used = np.array(prices), np.array(used).T
+
+    def solve(self, rest: Resources, within: bool = True) -> dict[str, Choice] | None:
+        """None if there is no choice ``within`` the budget beside the resources ``rest``;
+        otherwise the one that goes least beyond it."""
+        count = len(self.columns)
+        number = [len(names) for names in self.groups]
+        one = sparse.csr_array(
+            (np.ones(count), ([group for group, _ in self.columns], np.arange(count))),
+            shape=(len(number), count + 1),
+        )
+        whole = self.budget if within else np.maximum(self.budget, 1)
+        result = optimize.milp(
+            [*self.prices, BALANCE if within else 100.0],
+            integrality=[*np.ones(count), 0],
+            bounds=optimize.Bounds(0, [*np.full(count, np.inf), 1.0 if within else np.inf]),
+            constraints=[
+                optimize.LinearConstraint(one, number, number),
+                optimize.LinearConstraint(
+                    np.column_stack([self.used, -whole]), ub=-np.array(rest.astuple())
+                ),
+            ],
+            options=SOLVER,
+        )
+        if result.x is None:
+            return None
+        out = {}
+        left = [list(names) for names in self.groups]
+        for (group, choice), value in zip(self.columns, result.x, strict=False):
+            for _ in range(round(value)):
+                out[left[group].pop(0)] = choice
+        return out
 
 
-def _apply(graph: Graph, chosen: dict[str, Choice], lengths: Lengths | None) -> Graph:
+def _apply(graph: Graph, chosen: dict[str, Choice], lengths: Lengths | None, level: bool) -> Graph:
     nodes = [
         replace(n, params=replace(n.params, **chosen[n.name].changes), depths=())
         for n in graph.nodes
     ]
     consumer = nodes[0].params.inputs()[0]
     port = replace(graph.input, lanes=consumer.lanes)
-    return size_fifos(replace(graph, input=port, nodes=nodes, meta=dict(graph.meta)), lengths)
+    design = replace(graph, input=port, nodes=nodes, meta=dict(graph.meta))
+    return size_fifos(design, lengths, level)
 
 
 # -- time ----------------------------------------------------------------------------------------
@@ -277,52 +319,73 @@ def arrivals(graph: Graph, tokens: Mapping[str, int]) -> dict[str, Arrival]:
     beats = tokens[Graph.INPUT] * (graph.input.channels // graph.input.lanes)
     out = {Graph.INPUT: Arrival(0.0, float(beats - 1))}
     for node in graph.nodes:
-        loop = graph.loop_around(node.name)
-        if loop and node.name == loop.nodes[0]:
-            begin = out[loop.input].last + LOOP_LATENCY  # a whole frame gathers
-            length = tokens[loop.name] * graph.port_of(loop.name).beats
-            out[loop.name] = Arrival(begin, begin + length - 1)
-            out[loop.set] = Arrival(begin, begin)
-        p, t = node.params, tokens[node.inputs[0]]
-        starts, ends, group = [], [], min(getattr(p, "tp", 1), t)
-        for edge, port in zip(node.inputs, p.inputs(), strict=True):
-            a = out[edge]
-            gap = 2 + adapter_cycles(graph.port_of(edge), port)  # FIFO, width converter
-            # a core that needs whole tokens waits until its slowest producer has sent them: the
-            # first token of a burst takes as long as the burst, the others follow it at once
-            token = (a.last - a.first + 1) / max(1, tokens[edge])
-            bursts = -(-group // a.burst)
-            come = bursts * a.burst * token
-            come += (group - 1 - (bursts - 1) * a.burst) * graph.port_of(edge).beats
-            wait = max(0.0, come - token / port.beats - (group * port.beats - 1))
-            starts.append(a.first + gap + (wait if node.core in WHOLE_TOKEN else 0.0))
-            ends.append(a.last + gap)
-        start, end, head = max(starts), max(ends), p.head_latency(t)
-        first = start + head
-        if p.barrier():
-            first = max(first, end + head - t * p.inputs()[0].beats)
-            last = first + p.cycles(t) - 1
-        elif node.core == "first_token":
-            last = first + p.output().beats - 1
-        else:
-            # the last tokens still need their own steps after they have come
-            end += p.head_latency(group) + p.cycles(group) - group * p.inputs()[0].beats
-            last = max(first + p.cycles(t) - 1, end)
-        burst = group if hasattr(p, "tp") else max(out[e].burst for e in node.inputs)
-        out[node.name] = Arrival(first, last, burst)
-        if loop and node.name == loop.back:
-            rest = (loop.passes - 1) * pass_latency(loop, out)
-            out[loop.out] = Arrival(first + rest, last + rest)
+        for loop in graph.loops:
+            if node.name == loop.nodes[0]:
+                _pass_loop(graph, loop, tokens, out)
+        if node.name not in out:
+            out[node.name] = _arrival(graph, node, tokens, out)
     return out
+
+
+def _pass_loop(
+    graph: Graph, loop: Loop, tokens: Mapping[str, int], out: dict[str, Arrival]
+) -> None:
+    """Add the arrivals at a loop and at its detours."""
+    port, ends = graph.port_of(loop.name), (*loop.starts[1:], loop.passes)
+    for i, entry in enumerate(loop.entries):
+        if i > 0:  # the frame comes from a detour
+            for name in loop.detours[i - 1].nodes:
+                out[name] = _arrival(graph, graph.node(name), tokens, out)
+        length = tokens[loop.name] if i == 0 else tokens[entry]
+        own = {**dict.fromkeys(loop.nodes, length), loop.name: length, loop.set: 1}
+        begin = out[entry].last + LOOP_LATENCY  # a whole frame gathers
+        when = {
+            loop.name: Arrival(begin, begin + length * port.beats - 1),
+            loop.set: Arrival(begin, begin),
+        }
+        for name in loop.nodes:
+            when[name] = _arrival(graph, graph.node(name), own, when)
+        back = when[loop.back]
+        rest = (ends[i] - loop.starts[i] - 1) * (back.first - begin + LOOP_LATENCY)
+        out |= when if i == 0 else {}
+        out[loop.exits[i]] = Arrival(back.first + rest, back.last + rest)
+
+
+def _arrival(
+    graph: Graph, node: Node, tokens: Mapping[str, int], out: Mapping[str, Arrival]
+) -> Arrival:
+    """Arrival of a frame behind a node, from those in front of it."""
+    p, t = node.params, tokens[node.inputs[0]]
+    starts, ends, group = [], [], min(getattr(p, "tp", 1), t)
+    for edge, port in zip(node.inputs, p.inputs(), strict=True):
+        a = out[edge]
+        gap = 2 + adapter_cycles(graph.port_of(edge), port)  # FIFO, width converter
+        # a core that needs whole tokens waits until its slowest producer has sent them: the
+        # first token of a burst takes as long as the burst, the others follow it at once
+        token = (a.last - a.first + 1) / max(1, tokens[edge])
+        bursts = -(-group // a.burst)
+        come = bursts * a.burst * token
+        come += (group - 1 - (bursts - 1) * a.burst) * graph.port_of(edge).beats
+        wait = max(0.0, come - token / port.beats - (group * port.beats - 1))
+        starts.append(a.first + gap + (wait if node.core in WHOLE_TOKEN else 0.0))
+        ends.append(a.last + gap)
+    start, end, head = max(starts), max(ends), p.head_latency(t)
+    first = start + head
+    if p.barrier():
+        first = max(first, end + head - t * p.inputs()[0].beats)
+        last = first + p.cycles(t) - 1
+    elif node.core == "first_token":
+        last = first + p.output().beats - 1
+    else:
+        # the last tokens still need their own steps after they have come
+        end += p.head_latency(group) + p.cycles(group) - group * p.inputs()[0].beats
+        last = max(first + p.cycles(t) - 1, end)
+    burst = group if hasattr(p, "tp") else max(out[e].burst for e in node.inputs)
+    return Arrival(first, last, burst)
 
 
 #: cycles from the last beat of a frame to its first one behind the FIFO of a loop
 LOOP_LATENCY = 4
-
-
-def pass_latency(loop: Loop, when: Mapping[str, Arrival]) -> float:
-    """Cycles from a frame's first beat into the body of a loop to that of its next pass."""
-    return when[loop.back].first - when[loop.name].first + LOOP_LATENCY
 
 
 #: cores that start when a token is complete
@@ -350,10 +413,9 @@ def interval(graph: Graph, lengths: Lengths | None = None) -> tuple[float, str]:
     rows = []
     for node in graph.nodes:
         tokens = frame_lengths(graph, lengths, node.inputs[0])
-        known = {int(t): node.params.cycles(int(t)) for t in tokens.unique()}
-        cycles = torch.tensor([known[int(t)] for t in tokens])
-        passes = graph.passes(node.name)
-        rows.append(cycles.reshape(-1, passes).sum(1) if lengths else passes * cycles)
+        known, index = tokens.unique(return_inverse=True)
+        cycles = torch.tensor([node.params.cycles(int(t)) for t in known])
+        rows.append(cycles[index].sum(1))
     slowest = torch.stack(rows).max(0)
     return float(slowest.values.double().mean()), graph.nodes[
         int(slowest.indices.mode().values)
@@ -363,22 +425,33 @@ def interval(graph: Graph, lengths: Lengths | None = None) -> tuple[float, str]:
 # -- buffers -------------------------------------------------------------------------------------
 
 
-def size_fifos(graph: Graph, lengths: Lengths | None = None) -> Graph:
+#: an input that waits for this part of a frame waits for a core that takes in whole frames
+UNEVEN_WAIT = 0.75
+
+
+def size_fifos(graph: Graph, lengths: Lengths | None = None, level: bool = True) -> Graph:
     """Set the FIFO depths so that branches which meet again can run at full rate.
 
     Where the inputs of a node come from branches of different latency, the early one waits, and
     queries wait for the keys of their frame: the FIFO holds what comes meanwhile. Frames of
     different lengths level out only if there is room for them, so where lengths vary it is whole
-    frames. Elsewhere one token decouples neighbours.
+    frames; in a loop whose passes differ in length it is, if ``level``, one frame more in front of
+    a core that takes in a frame while it computes another one, and beside it, or each of them would
+    wait for the longer one. Elsewhere one token decouples neighbours.
     """
     longest = graph.all_tokens()
     when = arrivals(graph, longest)
     interval_of_all, _ = interval(graph, lengths)
-    vary = lengths is not None and any(len(v.unique()) > 1 for v in lengths.values())
+    come = {edge: frame_lengths(graph, lengths, edge) for edge in graph.edges()}
+    vary = any((t != t[0]).any() for t in come.values())
+    outs = [loop.out for loop in graph.loops]
+    away = [detour.edge for loop in graph.loops for detour in loop.detours]
     nodes = []
     for node in graph.nodes:
         ports = node.params.inputs()
-        ii = interval_of_all / graph.passes(node.name)
+        share = come[node.inputs[0]].double().mean(0)
+        ii = interval_of_all * float(share.max() / share.sum())  # of the longest pass
+        uneven = level and bool(share.max() > share.min())
         latest = max(when[e].first for e in node.inputs)
         ready = max(when[e].last for e in node.inputs)
         depths = []
@@ -386,16 +459,18 @@ def size_fifos(graph: Graph, lengths: Lengths | None = None) -> Graph:
             if port.name == SET:
                 depths.append(0)  # one for every frame inside: see below
                 continue
+            if edge in away and graph.burst(edge, port, 0):
+                depths.append(0)  # the frame waits in front of the converter
+                continue
             beats = graph.burst(edge, port, 0) if len(ports) == 1 else 0
             if beats:
                 before = graph.node(edge).inputs[0]
-                tokens = lengths[before].double().mean() if lengths else longest[before]
-                if (float(tokens) - 1) * beats + port.beats > ii:
+                if (float(come[before].double().mean()) - 1) * beats + port.beats > ii:
                     depths.append(0)  # the token that is kept waits in front of the converter
                     continue
             wait = latest - when[edge].first
             frame = longest[edge] * port.beats
-            if any(edge == loop.out for loop in graph.loops) and len(ports) > 1:
+            if edge in away or (edge in outs and len(ports) > 1):
                 wait = max(wait, frame)  # a loop must not wait for the others
             query = node.params.barrier() and len(ports) > 1 and i == 0
             if query:
@@ -413,17 +488,29 @@ def size_fifos(graph: Graph, lengths: Lengths | None = None) -> Graph:
                 whole, rest = divmod(wait, ii)
                 more = 1 + max(when[e].burst for e in node.inputs)
                 depths.append(int(frame * (whole + min(1.0, rest / span))) + more * port.beats)
+            if uneven and (node.params.barrier() or wait > UNEVEN_WAIT * frame):
+                depths[-1] += frame
         nodes.append(replace(node, depths=tuple(depths)))
     loops = []
     for loop in graph.loops:
-        # a frame is on its way from its first beat on the way in to its last one on the way out
-        span = when[loop.back].last - when[loop.back].first
-        way = loop.passes * pass_latency(loop, when) + span
-        flying = 1 + int(way / interval_of_all)
-        frame = longest[loop.name] * graph.port_of(loop.name).beats
+        # a frame is on its way from its first beat on the way in to its last one on the way out,
+        # and another one fills the gaps that they leave
+        way = when[loop.out].last - when[loop.name].first
+        flying = 2 + int(way / interval_of_all)
+        beats = graph.port_of(loop.name).beats
+        frame = longest[loop.name] * beats
+        holds = any(graph.node(n).params.barrier() for n in loop.nodes)
         # one gathers while the one before it enters
         entry = frame + -(-frame // loop.passes)
-        loops.append(replace(loop, in_flight=flying, depth=flying * frame, entry_depth=entry))
+        detours = [longest[d.back] * beats for d in loop.detours]
+        loops.append(
+            replace(
+                loop,
+                in_flight=flying,
+                depth=(flying - holds) * frame,
+                entry_depths=(entry, *detours),
+            )
+        )
     # the end of a frame may still be inside when its beginning enters again
     inside = {name: loop.in_flight + 1 for loop in loops for name in loop.nodes}
     nodes = [
@@ -591,8 +678,10 @@ def plumbing(graph: Graph) -> Resources:
                 out = out + Resources(lut=bits * 1.2 + 20, ff=bits * 1.5 + 20)
     for loop in graph.loops:
         port = graph.port_of(loop.name)
-        out = out + fifo_resources(port, loop.depth) + fifo_resources(port, loop.entry_depth)
-        out = out + Resources(lut=port.lanes * port.itype.bits + 40, ff=30)  # the choice of one
+        for depth in (loop.depth, *loop.entry_depths):
+            out = out + fifo_resources(port, depth)
+            # the choice of one, its counter
+            out = out + Resources(lut=port.lanes * port.itype.bits / 2 + 20, ff=15)
     return out
 
 

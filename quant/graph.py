@@ -50,6 +50,25 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Detour:
+    """Nodes outside of a loop that its frames go through between two passes: a token selector.
+
+    Attributes:
+        edge: brings frames to the nodes.
+        before: the pass that a frame makes next.
+        nodes: in topological order; by the edge of the last one frames come back.
+    """
+
+    edge: str
+    before: int
+    nodes: tuple[str, ...]
+
+    @property
+    def back(self) -> str:
+        return self.nodes[-1]
+
+
+@dataclass(frozen=True)
 class Loop:
     """Nodes that a frame passes ``passes`` times, every time with another set of constants.
 
@@ -60,23 +79,40 @@ class Loop:
     Attributes:
         input: the edge that frames come by.
         origins: by pass the names that the nodes had when every layer was a node.
-        in_flight: frames that pass at the same time.
-        depth: beats of the FIFO that holds returning frames while another one enters; where it has
-            room for ``in_flight`` frames, no frame can block the loop.
-        entry_depth: beats of the FIFO in which new frames gather, at least a frame.
+        detours: in the order of their passes.
+        in_flight: frames on their way at the same time.
+        depth: beats of the FIFO that holds returning frames while another one enters.
+        entry_depths: beats of the FIFOs in which frames gather that come by ``input``, and from
+            every detour; at least a frame.
     """
 
     name: str
     input: str
     nodes: tuple[str, ...]
     origins: tuple[tuple[str, ...], ...]
+    detours: tuple[Detour, ...] = ()
     in_flight: int = 1
     depth: int = 0
-    entry_depth: int = 0
+    entry_depths: tuple[int, ...] = ()
 
     @property
     def passes(self) -> int:
         return len(self.origins)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The first pass of frames that come by each of ``entries``."""
+        return (0, *(d.before for d in self.detours))
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """Edges by which frames come from outside and from detours."""
+        return (self.input, *(d.back for d in self.detours))
+
+    @property
+    def exits(self) -> tuple[str, ...]:
+        """Edges by which they leave for each detour, and for good."""
+        return (*(d.edge for d in self.detours), self.out)
 
     @property
     def set(self) -> str:
@@ -128,7 +164,7 @@ class Graph:
         for node in self.nodes:
             out += [e for p in self.loops if node.name == p.nodes[0] for e in (p.name, p.set)]
             out.append(node.name)
-            out += [p.out for p in self.loops if node.name == p.back]
+            out += [e for p in self.loops if node.name == p.back for e in p.exits]
         return out
 
     def loop_around(self, name: str) -> Loop | None:
@@ -148,17 +184,19 @@ class Graph:
         for loop in self.loops:
             if edge == loop.set:
                 return next(p for p in self.node(loop.back).params.inputs() if p.name == SET)
-            if edge in (loop.name, loop.out):
+            if edge == loop.name or edge in loop.exits:
                 return self.node(loop.back).params.output()
         return self.input if edge == self.INPUT else self.node(edge).params.output()
 
     def burst(self, edge: str, port: Port, depth: int) -> int:
         """Beats of a FIFO on the edge in front of the width converter of a port that has no FIFO
         (``depth`` 0) behind it: a core that keeps one token of a frame could not drop the others
-        while that is made narrower."""
+        while that is made narrower, and a loop would wait for what its frames leave it for."""
         source = self.port_of(edge)
         if depth or source.lanes <= port.lanes:
             return 0
+        if any(edge == d.edge for loop in self.loops for d in loop.detours):
+            return self.max_tokens(edge) * source.beats
         made = next((n for n in self.nodes if n.name == edge), None)
         keeps_one = made is not None and made.params.out_tokens(made.params.max_tokens) == 1
         return source.beats if keeps_one else 0
@@ -174,7 +212,7 @@ class Graph:
             return self.input_tokens
         if any(edge == loop.set for loop in self.loops):
             return 1
-        loops = {e: loop.back for loop in self.loops for e in (loop.name, loop.out)}
+        loops = {e: loop.back for loop in self.loops for e in (loop.name, *loop.exits)}
         p = self.node(loops.get(edge, edge)).params
         readers = (n.params.max_tokens for n, _ in self.consumers(edge))
         return min([p.out_tokens(p.max_tokens), *readers])
@@ -211,16 +249,18 @@ class Graph:
                         "this is a lowering bug",
                     )
             known.add(node.name)
-            known |= {loop.out for loop in self.loops if node.name == loop.back}
+            known |= {e for loop in self.loops if node.name == loop.back for e in loop.exits}
 
     def _check_loop(self, loop: Loop) -> None:
-        source, back = self.port_of(loop.input), self.port_of(loop.back)
-        if (source.channels, source.itype) != (back.channels, back.itype):
-            raise UnsupportedError(
-                loop.name,
-                f"takes {source.channels} x {source.itype}, returns {back.channels} x {back.itype}",
-                "a loop needs frames of one type",
-            )
+        back = self.port_of(loop.back)
+        for source in map(self.port_of, loop.entries):
+            if (source.channels, source.itype) != (back.channels, back.itype):
+                raise UnsupportedError(
+                    loop.name,
+                    f"takes {source.channels} x {source.itype}, "
+                    f"returns {back.channels} x {back.itype}",
+                    "a loop needs frames of one type",
+                )
         inside = (loop.name, loop.set, *loop.nodes)
         for node in self.nodes:
             loops = [e in inside for e in node.inputs]
@@ -303,7 +343,8 @@ class Graph:
         loops = [
             Loop(
                 v["name"], v["input"], tuple(v["nodes"]), tuple(map(tuple, v["origins"])),
-                v["in_flight"], v["depth"], v["entry_depth"],
+                tuple(Detour(d["edge"], d["before"], tuple(d["nodes"])) for d in v["detours"]),
+                v["in_flight"], v["depth"], tuple(v["entry_depths"]),
             )
             for v in text["loops"]
         ]  # fmt: skip

@@ -3,8 +3,9 @@
 
 A chain of blocks ``<prefix><number>_...`` whose nodes agree in everything but constants, and in
 what their cores can hold per set (``CoreParams.SETTINGS``), becomes one block inside a ``Loop``.
-The network computes the same; it needs the logic of one block, made as wide as the rate asks for,
-while its weights lie in fewer and deeper memories and only the frames under way are buffered.
+A token selector between two of them becomes a detour. The network computes the same; it needs the
+logic of one block, made as wide as the rate asks for, while its weights lie in fewer and deeper
+memories and only the frames under way are buffered.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sievit.quant.execute import interleave
-from sievit.quant.graph import Graph, Loop, Node
+from sievit.quant.graph import Detour, Graph, Loop, Node
 from sievit.quant.params import CoreParams, Stream
 
 BLOCK = re.compile(r"^(.*?)(\d+)_(.+)$")
@@ -44,6 +45,10 @@ class _Block:
         ]  # fmt: skip
         return outside.pop() if len(outside) == 1 and not leaks else None
 
+    @property
+    def end(self) -> str:
+        return self.nodes[-1].name
+
     def shape(self, entry: str) -> list[tuple[str, str, tuple[str, ...]]]:
         """Parts, cores and inputs, the same for blocks that are built alike."""
         own = {n.name: self.part(n) for n in self.nodes}
@@ -58,15 +63,16 @@ def roll(graph: Graph) -> Graph:
     blocks, loops, nodes = _blocks(graph), list[Loop](), list[Node]()
     renamed: dict[str, str] = {}
     while blocks:
-        chain = _chain(graph, blocks)
-        del blocks[: len(chain)]
+        chain, between = _chain(graph, blocks)
+        del blocks[: len(chain) + len(between)]
         if len(chain) < 2:
             nodes += chain[0].nodes
             continue
-        loop, made = _loop(graph, chain)
+        loop, made = _loop(graph, chain, between)
         loops.append(loop)
         nodes += made
-        renamed[chain[-1].nodes[-1].name] = loop.out
+        renamed |= {chain[d.before - 1].end: d.edge for d in loop.detours}
+        renamed[chain[-1].end] = loop.out
     if not loops:
         return graph
     nodes = [replace(n, inputs=tuple(renamed.get(e, e) for e in n.inputs)) for n in nodes]
@@ -86,43 +92,65 @@ def _blocks(graph: Graph) -> list[_Block]:
     return out
 
 
-def _chain(graph: Graph, blocks: list[_Block]) -> list[_Block]:
-    """The longest chain of equal blocks that begins with the first one; at least that one."""
+def _chain(graph: Graph, blocks: list[_Block]) -> tuple[list[_Block], dict[int, _Block]]:
+    """The longest chain of equal blocks that begins with the first one, at least that one; and what
+    stands between two of them, by the number in the chain of the second one."""
     first = blocks[0]
+    chain, between = [first], dict[int, _Block]()
     entry = first.entry(graph)
     if entry is None or first.number < 0 or not all(n.params.can_share() for n in first.nodes):
-        return blocks[:1]
-    source, back = graph.port_of(entry), first.nodes[-1].params.output()
-    if (source.channels, source.itype) != (back.channels, back.itype):
-        return blocks[:1]
-    chain, shape = [first], first.shape(entry)
-    for block in blocks[1:]:
-        last, entry = chain[-1], block.entry(graph)
-        end = last.nodes[-1].name
-        follows = (block.prefix, block.number) == (last.prefix, last.number + 1)
+        return chain, between
+    back = first.nodes[-1].params.output()
+
+    def fits(edge: str) -> bool:
+        port = graph.port_of(edge)
+        return (port.channels, port.itype) == (back.channels, back.itype)
+
+    def follows(block: _Block, end: str) -> bool:
+        """The block alone reads that edge, and reads nothing else."""
         alone = all(n in block.nodes for n, _ in graph.consumers(end)) and end != graph.output.name
-        if not follows or entry != end or not alone or block.shape(entry) != shape:
+        return alone and block.entry(graph) == end
+
+    if not fits(entry):
+        return chain, between
+    shape, end, aside = first.shape(entry), first.end, None
+    for block in blocks[1:]:
+        if not follows(block, end):
             break
-        chain.append(block)
+        if (block.prefix, block.number) == (first.prefix, chain[-1].number + 1):
+            if block.shape(end) != shape:
+                break
+            if aside:
+                between[len(chain)] = aside
+            chain.append(block)
+            aside = None
+        elif aside or not fits(block.end):
+            break
+        else:
+            aside = block
+        end = block.end
     while len(chain) > 1:
         try:
             _stacked(chain)
             break
         except ValueError:
             chain.pop()
-    return chain
+    return chain, {k: v for k, v in between.items() if k < len(chain)}
 
 
 def _stacked(chain: list[_Block]) -> list[tuple[CoreParams, dict[str, Tensor]]]:
     """Parameters and constants of every node for all blocks. Raises ValueError where one core
-    cannot serve them."""
-    return [
-        layers[0].params.stack([(n.params, dict(n.constants)) for n in layers])
-        for layers in zip(*(b.nodes for b in chain), strict=True)
-    ]
+    cannot serve them. It has room for the longest frame of any."""
+    out = []
+    for layers in zip(*(b.nodes for b in chain), strict=True):
+        most = max(n.params.max_tokens for n in layers)
+        own = [(replace(n.params, max_tokens=most), dict(n.constants)) for n in layers]
+        out.append(layers[0].params.stack(own))
+    return out
 
 
-def _loop(graph: Graph, chain: list[_Block]) -> tuple[Loop, list[Node]]:
+def _loop(graph: Graph, chain: list[_Block], between: dict[int, _Block]) -> tuple[Loop, list[Node]]:
+    """The loop, and its nodes with those of its detours."""
     first, last = chain[0], chain[-1]
     name = f"{first.prefix}{first.number}_{last.number}"
     entry = first.entry(graph)
@@ -133,6 +161,10 @@ def _loop(graph: Graph, chain: list[_Block]) -> tuple[Loop, list[Node]]:
         entry,
         tuple(own[n.name] for n in first.nodes),
         tuple(tuple(n.name for n in block.nodes) for block in chain),
+        tuple(
+            Detour(f"{name}_to_{at}", at, tuple(n.name for n in block.nodes))
+            for at, block in between.items()
+        ),
     )
     made = [
         replace(
@@ -143,7 +175,7 @@ def _loop(graph: Graph, chain: list[_Block]) -> tuple[Loop, list[Node]]:
             zip(last.nodes, _stacked(chain), strict=True)
         )
     ]  # fmt: skip
-    return loop, made
+    return loop, made + [node for block in between.values() for node in block.nodes]
 
 
 def rolled_edges(graph: Graph, edges: Mapping[str, Stream]) -> dict[str, Stream]:
@@ -154,7 +186,11 @@ def rolled_edges(graph: Graph, edges: Mapping[str, Stream]) -> dict[str, Stream]
             out[node] = interleave([edges[names[i]] for names in loop.origins])
         ends = [names[-1] for names in loop.origins]
         source = out[loop.input]
-        out[loop.name] = interleave([source, *(edges[e] for e in ends[:-1])])
+        entering = [source, *(edges[e] for e in ends[:-1])]
+        for detour in loop.detours:
+            out[detour.edge] = entering[detour.before]
+            entering[detour.before] = edges[detour.back]
+        out[loop.name] = interleave(entering)
         number = torch.arange(loop.passes).repeat(len(source.length))
         out[loop.set] = Stream.full(number[:, None, None])
         out[loop.out] = edges[ends[-1]]

@@ -10,7 +10,7 @@ of the module: simulators and synthesis run there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import lcm
 from pathlib import Path
@@ -61,6 +61,15 @@ class _Bundle:
         return f"{self.name}_{signal}[{self.index}]"
 
 
+class _Literal(str):
+    """The value of a parameter as SystemVerilog writes it."""
+
+
+def _packed(values: Sequence[int]) -> _Literal:
+    """A packed array of 32-bit words, the first value the least significant one."""
+    return _Literal("{" + ", ".join(f"32'd{v}" for v in reversed(values)) + "}")
+
+
 class _Module:
     """Text of the module under construction."""
 
@@ -79,16 +88,23 @@ class _Module:
         module: str,
         name: str,
         parameters: dict[str, int | str],
-        ports: list[tuple[str, _Bundle]],
+        ports: Sequence[tuple[str, _Bundle | Sequence[_Bundle]]],
     ) -> None:
-        """Instantiate ``module`` with its stream ports (prefix, wires)."""
+        """Instantiate ``module`` with its stream ports (prefix, wires), or vectors of them."""
         values = [
-            f'      .{k}("{v}")' if isinstance(v, str) else f"      .{k}({v})"
+            f'      .{k}("{v}")'
+            if isinstance(v, str) and not isinstance(v, _Literal)
+            else f"      .{k}({v})"
             for k, v in parameters.items()
         ]
         links = ["      .clk_i", "      .rst_ni"]
         for prefix, bundle in ports:
-            links += [f"      .{prefix}_{s}({bundle.wire(s)})" for s in SIGNALS]
+            for s in SIGNALS:
+                if isinstance(bundle, _Bundle):
+                    links.append(f"      .{prefix}_{s}({bundle.wire(s)})")
+                else:
+                    wires = ", ".join(b.wire(s) for b in reversed(bundle))
+                    links.append(f"      .{prefix}_{s}({{{wires}}})")
         links += ties(parameters)
         head = f"  {module} #(\n" + ",\n".join(values) + f"\n  ) {name} (" if values else (
             f"  {module} {name} ("
@@ -140,7 +156,7 @@ def generate(graph: Graph, folder: Path) -> Path:
         bundle = source if edge == Graph.INPUT else _edge_bundle(graph, edge)
         # loops and the graph's output port are consumers too
         count = len(graph.consumers(edge)) + (edge == output)
-        count += sum(edge in (loop.input, loop.back) for loop in graph.loops)
+        count += sum(edge in (*loop.entries, loop.back) for loop in graph.loops)
         if count == 0:
             raise ValueError(f"codegen: nobody reads edge {edge!r}; remove the node")
         if count == 1:
@@ -195,16 +211,24 @@ def _write_loop(module: _Module, graph: Graph, loop: Loop, reads: Callable[[str]
         {
             "DataBits": port.lanes * port.itype.bits,
             "Passes": loop.passes,
+            "Segments": len(loop.starts),
+            "Starts": _packed(loop.starts),
             "InFlight": loop.in_flight,
             "Depth": loop.depth,
-            "EntryDepth": loop.entry_depth,
+            "EntryDepths": _packed(loop.entry_depths),
         },
         [
-            ("s_axis", _adapt(module, f"{loop.name}_in0", reads(loop.input), port, 0)),
+            (
+                "s_axis",
+                [
+                    _adapt(module, f"{loop.name}_in{i}", reads(edge), port, 0)
+                    for i, edge in enumerate(loop.entries)
+                ],
+            ),
             ("s_axis_back", reads(loop.back)),
             ("m_axis_body", _edge_bundle(graph, loop.name)),
             ("m_axis_set", _edge_bundle(graph, loop.set)),
-            ("m_axis", _edge_bundle(graph, loop.out)),
+            ("m_axis", [_edge_bundle(graph, edge) for edge in loop.exits]),
         ],
     )
 

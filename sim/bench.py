@@ -221,22 +221,25 @@ def _steps(dut: Any, case: Case, out: Result) -> Iterator[None]:
     resets = case.resets
     reset_at = chance.randint(1, case.reset_gap) if resets else -1
 
+    def hold_reset(cycles: int) -> Iterator[None]:
+        """So many cycles of it, and one in which nobody may be valid yet."""
+        for i in range(cycles + 1):
+            clock(0)
+            reset(int(i == cycles))
+            yield
+            if fast:
+                fast(0)
+                yield
+            clock(1)
+            yield
+            if fast:
+                fast(0)
+                yield
+
     reset(0)
     sink_ready(0)
     was_ready = 0
-    for cycle in range(RESET_CYCLES + 1):
-        clock(0)
-        reset(int(cycle == RESET_CYCLES))
-        yield
-        if fast:
-            fast(0)
-            yield
-        clock(1)
-        yield
-        if fast:
-            fast(0)
-            yield
-
+    yield from hold_reset(RESET_CYCLES)
     cycle = idle = 0
     out.steps = 4 if fast else 2
     out.time = int(get_sim_time("step")) + out.steps // 2
@@ -259,19 +262,8 @@ def _steps(dut: Any, case: Case, out: Result) -> Iterator[None]:
             for source in sources:
                 source.restart(out.start)
             low = chance.randint(1, 4)
-            for i in range(low + 1):  # nobody may be valid in the first cycle after
-                clock(0)
-                reset(int(i == low))
-                yield
-                if fast:
-                    fast(0)
-                    yield
-                clock(1)
-                cycle += 1
-                yield
-                if fast:
-                    fast(0)
-                    yield
+            yield from hold_reset(low)
+            cycle += low + 1
             reset_at = cycle + chance.randint(1, case.reset_gap) if resets else -1
 
         clock(0)

@@ -78,7 +78,8 @@ class RtlResult:
         cover: port -> what its ``axis_checker`` has seen over the whole process: ``beats``,
             ``stalls``, ``back_to_back``, and ``rose`` and ``fell``, a bit each of
             ``bench.SIGNALS`` and tdata from the least significant on.
-        fifos: (node, input) -> most beats that its FIFO held over the whole process.
+        fifos: (node, input) -> most beats that its FIFO held over the whole process; (loop, entry)
+            likewise, entry -1 for the frames that return.
     """
 
     output: Stream
@@ -575,9 +576,19 @@ def _cover(log: str) -> dict[str, dict[str, int]]:
 
 
 def _fifos(log: str) -> dict[tuple[str, int], int]:
-    """What ``fifo_mark`` has seen, ``FIFO <top>.u_<node>_in<input>_fifo.u_mark <beats>``."""
-    lines = re.findall(r"^FIFO \w+\.u_(\w+)_in(\d+)_fifo\.u_mark (\d+)$", log, re.M)
-    return {(node, int(index)): int(most) for node, index, most in lines}
+    """What ``fifo_mark`` has seen, ``FIFO <path>.u_mark <beats>``, where the path is
+    ``<top>.u_<node>_in<input>_fifo`` or ``_burst``, ``<top>.u_<loop>.gen_entry[<entry>].u_new`` or
+    ``<top>.u_<loop>.u_again``."""
+    out = {}
+    for path, most in re.findall(r"^FIFO \w+\.u_(\S+)\.u_mark (\d+)$", log, re.M):
+        for place in (
+            r"(\w+)_in(\d+)_(?:fifo|burst)",
+            r"(\w+)\.gen_entry\[(\d+)\]\.u_new",
+            r"(\w+)\.u_again()",
+        ):
+            if match := re.fullmatch(place, path):
+                out[match[1], int(match[2] or -1)] = int(most)
+    return out
 
 
 def _one_pass(path: Path) -> bool:
@@ -765,13 +776,16 @@ def _sort_passes(graph: Graph, loop: Loop, result: RtlResult) -> None:
     """Bring the frames of the edges inside a loop into the order of ``Loop``: they entered in that
     of their passes, which the design chooses as frames come."""
     numbers = result.edges[loop.set].data[:, 0, 0].tolist()
-    inside: list[int] = []  # frames on their way, the next to return first
+    # frames on their way, the next to enter first: those that return, and those on a detour
+    waiting: dict[int, list[int]] = {start: [] for start in (-1, *loop.starts)}
     order, fresh = [], itertools.count()
     for number in numbers:
-        frame = next(fresh) if number == 0 else inside.pop(0)
+        queue = waiting[number if number in loop.starts else -1]
+        frame = next(fresh) if number == 0 else queue.pop(0)
         order.append(frame * loop.passes + number)
-        if number < loop.passes - 1:
-            inside.append(frame)
+        after = number + 1
+        if after < loop.passes:
+            waiting[after if after in loop.starts else -1].append(frame)
     index = torch.tensor(order).argsort()
     for edge in (loop.name, loop.set, *loop.nodes):
         x, beats = result.edges[edge], graph.port_of(edge).beats

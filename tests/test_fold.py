@@ -33,6 +33,12 @@ def budget(share: float) -> Resources:
     return Resources(*(v * share for v in b.astuple()))
 
 
+def typical(tokens: torch.Tensor) -> int:
+    """Tokens of a typical frame on an edge that frames pass once."""
+    (length,) = fold.typical_tokens(tokens[:, None])
+    return length
+
+
 def fits(graph: Graph, limit: Resources) -> bool:
     used = fold.total(graph)
     return all(u <= b for u, b in zip(used.astuple(), limit.astuple(), strict=True))
@@ -99,9 +105,7 @@ def test_nearest_design_beyond_a_budget(
     design = fold.fold(tiny_graph, small, lengths, 300.0, within=False)
     design.check()
     assert not fits(design, small) and fits(design, budget(1.0))
-    assert all(
-        n.params.cycles(fold.typical_tokens(lengths[n.inputs[0]])) <= 300 for n in design.nodes
-    )
+    assert all(n.params.cycles(typical(lengths[n.inputs[0]])) <= 300 for n in design.nodes)
 
 
 def test_intervals_that_are_tried_first() -> None:
@@ -118,7 +122,7 @@ def test_target_interval(ii: float, tiny_graph: Graph, lengths: dict[str, torch.
     design = fold.fold(tiny_graph, budget(1.0), lengths, ii)
     fastest = fold.fold(tiny_graph, budget(1.0), lengths)
     limit = max(
-        fold.mean_cycles(n.params, torch.tensor([fold.typical_tokens(lengths[n.inputs[0]])]))
+        fold.mean_cycles(n.params, torch.tensor([typical(lengths[n.inputs[0]])]))
         for n in design.nodes
     )
     assert limit <= ii
@@ -219,7 +223,7 @@ def test_second_clock_where_dsp_blocks_bear_it() -> None:
     p = NmMatmulParams(
         in_channels=192, out_channels=192, n=1, m=1, in_type=t, weight_type=t, max_tokens=9
     )
-    node, tokens = Node("n", "nm_matmul", p, {}, ("input",)), torch.tensor([9])
+    node, tokens = Node("n", "nm_matmul", p, {}, ("input",)), torch.tensor([[9]])
     made = fold.choices(node, tokens, board.device())
     assert {c.changes["pump"] for c in made} == {1, 2}
     assert {c.changes["pump"] for c in fold.choices(node, tokens)} == {1}
@@ -235,7 +239,7 @@ def test_second_clock_where_dsp_blocks_bear_it() -> None:
 def test_only_what_the_device_can_do() -> None:
     """Shared multipliers by the operands of the DSP block, UltraRAM where a bitstream fills it."""
     p = NmMatmulParams(in_channels=768, out_channels=192, in_type=IntType(6, True), max_tokens=9)
-    node, tokens = Node("n", "nm_matmul", p, {}, ("input",)), torch.tensor([9])
+    node, tokens = Node("n", "nm_matmul", p, {}, ("input",)), torch.tensor([[9]])
 
     def found(device: Device) -> tuple[set[int], set[int]]:
         changes = [c.changes for c in fold.choices(node, tokens, device)]
