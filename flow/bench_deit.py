@@ -44,6 +44,12 @@ SLACK = 0.10
 #: LUTs that a DSP block counts for in the picture
 DSP_LUTS = 100
 
+#: what the designs and their figures come from
+SOURCES = (
+    *(f"models/{name}.py" for name in ("hgpipe", "imported", "pruning", "selector", "variants")),
+    "quant", "hls", "rtl", "sim",
+)  # fmt: skip
+
 Record = dict[str, Any]
 
 
@@ -93,9 +99,7 @@ def run(
     Raises FormatError, VariantError, BuildError.
     """
     model = hgpipe.load(file)
-    sources = folders_digest(
-        "models", "quant", "hls", "rtl", "sim", suffixes=(".py", ".sv", ".svh", ".hpp")
-    )
+    sources = folders_digest(*SOURCES, suffixes=(".py", ".sv", ".svh", ".hpp"))
     common = [hashlib.sha256(file.read_bytes()).hexdigest(), sources, astuple(board)]
     key = hashlib.sha256(json.dumps(common).encode()).hexdigest()
     records = {}
@@ -152,6 +156,7 @@ def _record(
         build.run_rtl()
         build.finish()
         measured = {"ii": round(build.ii, 1), "latency": build.latency}
+        measured["frame_ends"] = build.rtl.out_last
         measured["cores"] = {c["name"]: c["cycles_measured"] for c in build.details().cores}
     out: Record = {"name": made.graph.name, "refused": refused, "measured": measured}
     if fits:

@@ -421,8 +421,8 @@ class Build(ABC):
         return float((self.graph.passes(name) * span.mean()).round(1))
 
 
-#: how much slower than predicted a loop is whose passes are not levelled out (4:16 pruned DeiT-Tiny:
-#: 44,400 cycles instead of 38,500)
+#: how much slower a loop is whose passes are not levelled out (4:16 pruned DeiT-Tiny: 44,400 cycles
+#: instead of 38,500)
 UNLEVEL = 1.15
 
 
@@ -479,16 +479,17 @@ def interval(result: runner.RtlResult, in_flight: int = 0) -> float:
     """Mean cycles between the ends of frames once the pipeline is full.
 
     With a loop, which the last frames have to themselves, of those that end while others come, if
-    there are enough; and of whole rounds of the ``in_flight`` frames in it, whose ends come at
-    different distances.
+    there are enough. Its ``in_flight`` frames end at different distances, often a longer and a
+    shorter one in turn: it is the slope of a line through an odd number of ends.
     """
     ends = result.out_last
     if in_flight:
         busy = [e for e in ends if e <= result.in_last[-1]]
         ends = busy if len(busy) > in_flight else ends
     count = len(ends) - 1 - min(8, len(ends) // 4)
-    if count >= in_flight > 0:
-        count -= count % in_flight
+    if in_flight and count >= 2:
+        steady = ends[-1 - count + count % 2 :]
+        return float(np.polyfit(np.arange(len(steady)), steady, 1)[0])
     return (ends[-1] - ends[-1 - count]) / max(1, count)
 
 

@@ -49,10 +49,12 @@ def bare(path: Path) -> str:
 
 
 def folders_digest(*folders: str, suffixes: tuple[str, ...] = (".py",)) -> str:
-    """SHA-256 over the files of the given subpackages that end so, names and contents."""
+    """SHA-256 over the files of the given folders that end so, or these files; names and
+    contents."""
     digest = hashlib.sha256()
     for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*")):
+        place = ROOT / folder
+        for path in [place] if place.is_file() else sorted(place.rglob("*")):
             if path.suffix in suffixes:
                 digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()

@@ -10,7 +10,7 @@ import torch
 from hgpipe_network import Network
 
 from sievit.boards import board as boards
-from sievit.flow.build import folded
+from sievit.flow.build import folded, interval
 from sievit.hls import codegen as hls_codegen
 from sievit.hls import csim
 from sievit.models import hgpipe, variants
@@ -175,3 +175,13 @@ def test_what_does_not_fit_is_rolled(model: Imported) -> None:
     tight = replace(zcu102, lut=int(0.8 * fold.total(free).lut / zcu102.usable_lut))
     found, own = folded(model.graph, tight, lengths, ii=1e5)
     assert found.loops and own[found.loops[0].set].numel() == 3
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_frames_in_flight_end_at_different_distances(odd: int) -> None:
+    """The interval is the mean of those that come in turn, of frames that end while others come."""
+    distances = [9, 90, *[52, 62] * 5, *[52] * odd, 30, 20]
+    ends = np.cumsum(distances).tolist()
+    result = runner.RtlResult(Stream.full(torch.zeros(1, 1, 1)), [], [ends[-3]], [], ends)
+    assert interval(result, 3) == pytest.approx(57)
+    assert abs(interval(result) - 57) > 1
