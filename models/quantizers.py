@@ -239,13 +239,15 @@ class _Round(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, e: int, low: int, high: int) -> Tensor:
         y = (x * 2.0**-e).round_()
-        ctx.save_for_backward((y >= low) & (y <= high))
-        return y.clamp_(low, high).mul_(2.0**e)
+        ctx.save_for_backward(y)
+        ctx.ends = low - 0.5, high + 0.5
+        return y.clamp(low, high).mul_(2.0**e)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        (inside,) = ctx.saved_tensors
-        return grad * inside, None, None, None
+        # one vectorised pass; a product with a mask of bool is several times slower on a CPU
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grad, y, *ctx.ends), None, None, None
 
 
 class _RoundBy(torch.autograd.Function):

@@ -50,8 +50,13 @@ def rounded(y: Tensor, e: int, t: IntType, frames: Tensor | None = None) -> IntQ
     rows past the frames' lengths cleared."""
     y = round_to_grid(y, e, t)
     if frames is not None:
-        y = y * (torch.arange(y.shape[1], device=y.device) < frames[:, :1])[..., None]
+        y = y * inside(y.shape[1], frames).to(y.dtype)[..., None]
     return quant_tensor(y, e, t, True)
+
+
+def inside(tokens: int, frames: Tensor) -> Tensor:
+    """bool ``[B, tokens]``: rows within the frames' lengths."""
+    return torch.arange(tokens, device=frames.device) < frames[:, :1]
 
 
 class QuantLayerNorm(nn.LayerNorm):
@@ -68,7 +73,8 @@ class QuantLayerNorm(nn.LayerNorm):
 
         def smooth() -> Tensor:
             y = nn.functional.layer_norm(x.value, (dim,), self.weight, self.bias, self.eps)
-            return y.clamp(self.out_type.min * step, self.out_type.max * step)
+            # as clamp, whose backward pass is many times slower on a CPU
+            return nn.functional.hardtanh(y, self.out_type.min * step, self.out_type.max * step)
 
         if is_smooth():
             return rounded(smooth(), self.out_exponent, self.out_type)
@@ -158,7 +164,8 @@ class Attention(nn.Module):
                 keep = survivors(score.detach(), frames, self.nm)
             else:
                 keep, _ = probabilities(params, call.constants, *streams())
-            prob = score.masked_fill(~keep, float("-inf")).softmax(-1).nan_to_num()
+            # added, as masks of bool are slow on a CPU; every row has a key, its frame's first
+            prob = (score + (keep.to(score.dtype) - 1) * 1e9).softmax(-1)
             return (prob @ vh).transpose(1, 2).flatten(2)
 
         if is_smooth():
@@ -182,7 +189,7 @@ class Attention(nn.Module):
         """Attention float ``[B, T]`` of the class token to all keys, dense, sum over the heads."""
         qh, kh = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q[:, :1], k))
         score = (qh @ kh.transpose(-2, -1)) / math.sqrt(qh.shape[-1])
-        valid = torch.arange(k.shape[1], device=k.device) < frames[:, :1]
+        valid = inside(k.shape[1], frames)
         return score.masked_fill(~valid[:, None, None], -math.inf).softmax(-1).sum((1, 2))
 
     def call(self, q: IntQuantTensor, k: IntQuantTensor, v: IntQuantTensor) -> CoreCall:
@@ -224,14 +231,19 @@ def survivors(score: Tensor, frames: Tensor, nm: tuple[int, int]) -> Tensor:
     """bool like ``score``, float ``[B, H, T, T]``: the N largest of every M consecutive keys within
     the frame, of equal ones the first; as in the ``attention`` core, without its integers."""
     tokens, (n, m) = score.shape[-1], nm
-    valid = (torch.arange(tokens, device=score.device) < frames[:, :1])[:, None, None]
+    valid = inside(tokens, frames)[:, None, None]
     if n == m:
         return valid.expand(score.shape)
-    low = score.masked_fill(~valid, -math.inf)
-    low = nn.functional.pad(low, (0, -tokens % m), value=-math.inf).unflatten(-1, (-1, m))
-    order = low.sort(dim=-1, descending=True, stable=True).indices[..., :n]
-    keep = torch.zeros_like(low, dtype=torch.bool).scatter_(-1, order, True)
-    return keep.flatten(-2)[..., :tokens] & valid
+    low = score + valid.to(score.dtype).log()  # -inf where there is no key
+    low = nn.functional.pad(low, (0, -tokens % m), value=-math.inf)
+    lane = low.unflatten(-1, (-1, m)).movedim(-1, 0).contiguous()
+    # ranks by comparing all pairs: on a CPU many times faster than sorting short groups
+    rank = torch.zeros_like(lane, dtype=torch.int8)
+    for i in range(m - 1):
+        first = (lane[i] >= lane[i + 1 :]).view(torch.int8)
+        rank[i + 1 :] += first
+        rank[i] += (m - 1 - i) - first.sum(0, dtype=torch.int8)
+    return (rank < n).movedim(0, -1).flatten(-2)[..., :tokens] & valid
 
 
 class Mlp(nn.Module):
@@ -334,7 +346,7 @@ class TokenSelector(nn.Module):
         e = exponent(x)
 
         def smooth() -> Tensor:
-            valid = torch.arange(tokens, device=frames.device) < frames[:, :1]
+            valid = inside(tokens, frames).to(x.value.dtype)
             count = (frames[:, :1] - 1).clamp(min=1)
             mean = ((x.value * valid[..., None])[:, 1:].sum(1) / count)[:, None].expand_as(x.value)
             local, wide = (t.unflatten(-1, (self.num_heads, -1)) for t in (x.value, mean))
@@ -464,6 +476,8 @@ class QuantVisionTransformer(nn.Module):
 
     def first(self, x: IntQuantTensor) -> IntQuantTensor:
         """The class token alone, by the ``first_token`` core."""
+        if is_smooth():
+            return quant_tensor(x.value[:, :1], exponent(x), itype(x), True)
         tokens, channels = dims(x)[1:]
         p = FirstTokenParams(max_tokens=tokens, channels=channels, simd=1, in_type=itype(x))
         call = CoreCall("first_token", p, {}, (exponent(x),), exponent(x))
@@ -474,6 +488,10 @@ class QuantVisionTransformer(nn.Module):
         """Class token and position embedding by the ``pos_embed`` core."""
         e, t = exponent(x), itype(x)
         pos = torch.cat([self.cls_token + self.pos_embed[:, :1], self.pos_embed[:, 1:]], 1)
+        if is_smooth():
+            y = nn.functional.pad(x.value, (0, 0, 1, 0)) + round_to_grid(pos, e, t)
+            full = torch.tensor([[float(y.shape[1]), 0.0]]).to(y).expand(len(y), -1)
+            return rounded(y, e, t), full
         p = PosEmbedParams(
             max_tokens=self.num_patches,
             channels=dims(x)[2],

@@ -118,7 +118,7 @@ class TrainRecipe:
     #: before, they compute the smooth counterparts, rounded to the same grid, which is several
     #: times faster
     exact: float = 1.0
-    #: epochs from one test, and saved state, to the next
+    #: epochs from one test to the next
     test_every: int = 1
     #: weight of the distillation loss (KL to the float model), 0..1
     distill: float = 0.5

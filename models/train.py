@@ -197,7 +197,7 @@ def launch(accelerator: str = "cpu", devices: int = 1, nodes: int = 1) -> Fabric
 class Trainer:
     """Runs the phases of a recipe and keeps everything that a resumed run needs.
 
-    ``folder/state.pt`` is written after every tested epoch, atomically, by the first process.
+    ``folder/state.pt`` is written after every epoch, atomically, by the first process.
     """
 
     def __init__(
@@ -346,17 +346,16 @@ class Trainer:
                 share = epoch / total
                 losses = self.epoch(network, teacher, optimizer, schedule, rng, share, average)
                 progress.update(task, advance=1)
-                over = self.late()
-                if not over and (epoch + 1) % t.test_every and epoch + 1 < total:
-                    continue
-                with average.swapped(model) if average else nullcontext():
-                    found, note = self.measure(model)
-                top1 = found["test_top1"]
+                found: dict[str, float] = {}
+                if not (epoch + 1) % t.test_every or epoch + 1 == total:
+                    with average.swapped(model) if average else nullcontext():
+                        found, note = self.measure(model)
+                    top1 = found["test_top1"]
+                    note = f"loss {losses['loss']:.3f} {note}"
+                    progress.update(task, note=note)
                 if log:
                     for key, value in {**losses, **found}.items():
                         log.add_scalar(f"{name}/{key}", value, epoch)
-                note = f"loss {losses['loss']:.3f} {note}"
-                progress.update(task, note=note)
                 self.save(
                     {
                         "name": name,
@@ -370,7 +369,7 @@ class Trainer:
                         "torch_rng": get_rng_state(),
                     }
                 )
-                if over and epoch + 1 < total:
+                if epoch + 1 < total and self.late():
                     progress.stop()
                     raise OutOfTime(f"time is up after {name} epoch {epoch + 1} of {total}")
             if not self.console.is_terminal:

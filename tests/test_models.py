@@ -332,6 +332,18 @@ def test_interrupted_training_ends_with_the_same_weights(
     assert not wrong, f"{len(wrong)} tensors differ, first {wrong[0]}"
 
 
+def test_every_epoch_is_saved_whether_it_is_tested_or_not(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(SMALL, train=dataclasses.replace(SMALL.train, test_every=5))
+    trainer = Interrupted(recipe, small_data(), tmp_path, QUIET)
+    trainer.left, tested = 3, []
+    trainer.measure = lambda model: tested.append(model)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["phase"]["epoch"] == 1 and not tested
+    assert set(Trainer(recipe, small_data(), tmp_path, QUIET).run()) == set(PHASES)
+
+
 def test_finished_training_is_not_repeated(
     tmp_path: Path, uninterrupted: dict[str, Tensor]
 ) -> None:

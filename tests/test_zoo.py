@@ -106,8 +106,9 @@ def test_train_and_measure(matrix: zoo.Matrix, tmp_path: Path) -> None:
     assert "%" not in log.export_text(clear=False)[said:]
 
 
-def test_points_share_everything_but_what_they_prune() -> None:
-    found = zoo.load("cifar10")
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_small"])
+def test_points_share_everything_but_what_they_prune(name: str) -> None:
+    found = zoo.load(name)
     base = found.shared
     for p in found.points:
         r = p.recipe
@@ -119,7 +120,7 @@ def test_points_share_everything_but_what_they_prune() -> None:
         )
     methods = {p.method for p in found.points}
     assert methods == {"dense", "heatvit", "dynamicvit", "cls_topk", "evit", "tome", "random"}
-    assert [r.name for r in found.zoo] == ["heatvit_nm_cifar10", "heatvit_nm_cifar10_4_16"]
+    assert [r.name for r in found.zoo] == [f"heatvit_nm_{name}", f"heatvit_nm_{name}_4_16"]
     assert all(p.hardware == (p.method in ("dense", "heatvit")) for p in found.points)
     patterns = {(p.method, p.pattern) for p in found.points}
     assert patterns >= {(m, n) for m in methods for n in ("dense", "2:4")}
