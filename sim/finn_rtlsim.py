@@ -154,7 +154,7 @@ def patch(path: Path) -> str:
     text, count = re.subn(
         r"`ifdef\s+FINN_SIMULATION(?=\s+fifo_gauge\b)", "`ifdef FINN_FIFO_GAUGE", text
     )
-    if count != len(re.findall(r"\bfifo_gauge\b", text)):
+    if count != len(re.findall(r"^\s*fifo_gauge\b", text, re.M)):  # comments name it, too
         raise SimulationError(
             f"{path}: FINN's FIFO is not that of finn-plus {TESTED}, but of {_version()}; "
             f"install finn-plus=={TESTED}"
