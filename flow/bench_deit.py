@@ -30,7 +30,7 @@ from sievit.quant.cores.attention import AttentionParams
 from sievit.quant.cores.nm_matmul import NmMatmulParams
 from sievit.quant.cores.token_select import TokenSelectParams
 from sievit.quant.files import replace_section, write_atomic
-from sievit.quant.graph import Graph
+from sievit.quant.graph import Graph, Node
 from sievit.quant.params import CoreParams, Resources
 from sievit.quant.roll import roll, rolled_lengths
 from sievit.quant.sources import folders_digest
@@ -116,7 +116,7 @@ def run(
                 record = _record(made, source, target, board, simulate, frames, console)
                 write_atomic(target / "bench.json", json.dumps({"key": key, **record}, indent=1))
             if cores and "alone" not in record:
-                record["alone"] = _alone(target / "design", console)
+                record["alone"] = _alone(target / "design", record, console)
                 write_atomic(target / "bench.json", json.dumps({"key": key, **record}, indent=1))
         if record:
             records[name] = record
@@ -168,8 +168,7 @@ def _record(
             note["text"] = _resources(out["aim"]["resources"])
     design = build.graph if fits else wide
     design.save(target / "design")
-    tokens = {k: int(v[0]) for k, v in (build.lengths if fits else own).items()}
-    out["proportion"] = proportion(design, tokens)
+    out["proportion"] = proportion(design, build.lengths if fits else own)
     return out
 
 
@@ -190,11 +189,11 @@ def describe(graph: Graph, lengths: fold.Lengths) -> Record:
     tokens = {k: int(v[0]) for k, v in lengths.items()}
     cores = []
     for node in graph.nodes:
-        p, t, passes = node.params, tokens[node.inputs[0]], graph.passes(node.name)
+        p, passes = node.params, _passes(graph, lengths, node)
         cores.append({
-            "name": node.name, "core": node.core, "tokens": t, "layers": passes,
-            "cycles": passes * p.cycles(t), "products": products(p),
-            "macs": passes * p.macs(t) if products(p) else 0,
+            "name": node.name, "core": node.core, "tokens": passes, "layers": len(passes),
+            "cycles": sum(p.cycles(t) for t in passes), "products": products(p),
+            "macs": sum(p.macs(t) for t in passes) if products(p) else 0,
             "folding": " ".join(f"{k}={v}" for k, v in fold.describe(p).items()),
             **{k: round(v, 1) for k, v in asdict(p.resources()).items()},
         })  # fmt: skip
@@ -207,6 +206,12 @@ def describe(graph: Graph, lengths: fold.Lengths) -> Record:
     }  # fmt: skip
 
 
+def _passes(graph: Graph, lengths: fold.Lengths, node: Node) -> list[int]:
+    """Tokens of the first image in every pass of a node."""
+    first = fold.frame_lengths(graph, lengths, node.inputs[0])[0]
+    return [int(t) for t in first]
+
+
 def products(p: CoreParams) -> int:
     """Multiplications per cycle of a matrix core or of attention; 0 for other cores."""
     if isinstance(p, NmMatmulParams):
@@ -217,7 +222,7 @@ def products(p: CoreParams) -> int:
 
 
 # -- proportion ----------------------------------------------------------------------------------
-def proportion(graph: Graph, tokens: Mapping[str, int]) -> list[Record]:
+def proportion(graph: Graph, lengths: fold.Lengths) -> list[Record]:
     """Cycles of every core of the blocks against an un-pruned one with as many multipliers.
 
     Expected is N / M times the share of tokens in a matrix, the square of that share in attention,
@@ -226,42 +231,44 @@ def proportion(graph: Graph, tokens: Mapping[str, int]) -> list[Record]:
     out, stage = [], 0
     whole = graph.input_tokens + 1
     for node in graph.nodes:
-        p, t = node.params, tokens[node.inputs[0]]
+        p, loop = node.params, graph.loop_around(node.name)
         stage += isinstance(p, TokenSelectParams)
         if not node.name.startswith("blocks_"):
             continue
-        share = t / whole
         full: CoreParams = replace(p, max_tokens=whole)
         if isinstance(p, NmMatmulParams):
-            expected = share * p.n / p.m
             full = replace(p, n=1, m=1, simd=p.simd * p.n // p.m, max_tokens=whole)
-        else:
-            expected = share**2 if isinstance(p, AttentionParams) else share
-        found = p.cycles(t) / full.cycles(whole)
-        out.append({
-            "core": node.core, "name": node.name, "stage": stage, "tokens": t,
-            "expected": round(expected, 4), "found": round(found, 4),
-        })  # fmt: skip
+        passes = _passes(graph, lengths, node)
+        for start in loop.starts if loop else (0,):
+            share = passes[start] / whole
+            if isinstance(p, NmMatmulParams):
+                expected = share * p.n / p.m
+            else:
+                expected = share**2 if isinstance(p, AttentionParams) else share
+            detours = loop.starts.index(start) if loop else 0
+            out.append({
+                "core": node.core, "name": node.name, "stage": stage + detours,
+                "tokens": passes[start], "expected": round(expected, 4),
+                "found": round(p.cycles(passes[start]) / full.cycles(whole), 4),
+            })  # fmt: skip
     return out
 
 
-def _alone(folder: Path, console: Console) -> list[Record]:
+def _alone(folder: Path, record: Record, console: Console) -> list[Record]:
     """Cycles per frame and layer of cores of the first block of every stage, each simulated
     alone."""
-    graph, out, seen, stage = Graph.load(folder), list[Record](), set[tuple[int, str]](), 0
-    for node in graph.nodes:
-        p, part = node.params, node.name.split("_")[-1]
-        stage += isinstance(p, TokenSelectParams)
-        first = node.name.startswith("blocks_") and (stage, part) not in seen
-        if not first or part not in ("q", "attention", "proj", "fc1", "fc2"):
+    graph, out, seen = Graph.load(folder), list[Record](), set[tuple[int, str]]()
+    for found in record["proportion"]:
+        node, part = graph.node(found["name"]), found["name"].split("_")[-1]
+        if part not in ("q", "attention", "proj", "fc1", "fc2") or (found["stage"], part) in seen:
             continue
-        seen.add((stage, part))
+        seen.add((found["stage"], part))
+        p, t = node.params, found["tokens"]
         if p.can_share():  # of one set: the cycles are those of any
             p, _ = p.one({}, 0)
-        found = equal_frames(p, p.max_tokens).period
-        out.append({"name": node.name, "tokens": p.max_tokens, "measured": found,
-                    "predicted": p.cycles(p.max_tokens)})  # fmt: skip
-        console.print(f"{node.name}: {found:,} cycles, predicted {out[-1]['predicted']:,}")
+        measured = equal_frames(p, t).period
+        out.append({"name": node.name, "tokens": t, "measured": measured, "predicted": p.cycles(t)})
+        console.print(f"{node.name}: {measured:,} cycles, predicted {out[-1]['predicted']:,}")
     return out
 
 

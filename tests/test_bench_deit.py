@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hgpipe_network import Network
 from rich.console import Console
 
@@ -19,8 +20,10 @@ from sievit.boards.board import Board
 from sievit.flow import bench_deit as bench
 from sievit.flow.build import load_result
 from sievit.flow.imported import ImportedBuild
-from sievit.models import variants
+from sievit.models import hgpipe, variants
 from sievit.models.variants import Variant
+from sievit.quant import fold
+from sievit.quant.roll import roll, rolled_lengths
 from sievit.sim.throughput import Measured
 
 BOARD = dataclasses.replace(boards.load("zcu102"), lut=90_000)
@@ -88,6 +91,25 @@ def test_folded(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> N
     assert made.run(only=names) == records
     with pytest.raises(AssertionError, match="done again"):
         made.run(dataclasses.replace(BOARD, clock_mhz=200), names)
+
+
+def test_every_pass_of_a_loop_counts(tmp_path: Path, seed: int) -> None:
+    """As a network with cores of its own for every layer: multiplications, tokens, proportions."""
+    sizes = {"tokens": 12, "pixels": 16, "channels": 48, "hidden": 48, "blocks": 4}
+    np.savez(tmp_path / "small.npz", **Network(seed, **sizes).a)  # type: ignore[arg-type]
+    graph = variants.make(hgpipe.load(tmp_path / "small.npz"), "2_4_pruned").graph
+    lengths = {e: torch.tensor([graph.max_tokens(e)]) for e in graph.edges()}
+    rolled = roll(graph)
+    own = rolled_lengths(rolled, lengths)
+    designs = [
+        (fold.fold(g, BOARD.budget(), n, 1e4), n) for g, n in ((graph, lengths), (rolled, own))
+    ]
+    plain, shared = (bench.describe(*design) for design in designs)
+    assert shared["macs"] == plain["macs"] and len(shared["cores"]) < len(plain["cores"])
+    many, few = (bench.proportion(*design) for design in designs)
+    assert len(many) == len(few)
+    kinds = [sorted((r["stage"], r["core"], r["tokens"]) for r in rows) for rows in (many, few)]
+    assert kinds[0] == kinds[1] and {r["stage"] for r in few} == {0, 1, 2, 3}
 
 
 def test_a_variant_that_does_not_fit_is_a_row(tmp_path: Path, seed: int) -> None:
