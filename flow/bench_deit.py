@@ -43,6 +43,8 @@ AIM = 30_000
 SLACK = 0.10
 #: LUTs that a DSP block counts for in the picture
 DSP_LUTS = 100
+#: distance of two labels in the picture, as a factor of images per second
+LABELS = 1.32
 
 #: what the designs and their figures come from
 SOURCES = (
@@ -447,14 +449,21 @@ def picture(records: Mapping[str, Record], board: Board) -> str:
         axis.set_xscale("log")
         axis.set_yscale("log")
         for kind, colour, marker, points in _points(records, board):
-            for i, (name, x, y) in enumerate(points):
+            above = 0.0
+            for i, (name, x, y) in enumerate(sorted(points, key=lambda p: p[2])):
                 face = "none" if kind.startswith(("predicted", "needed")) else colour
                 label = kind if i == 0 else None
                 axis.scatter(
                     x, y, 42, face, marker=marker, edgecolors=colour, label=label, zorder=3
                 )
-                place = (6, 4) if i % 2 == 0 else (6, -10)  # neighbours are close
-                axis.annotate(name, (x, y), place, textcoords="offset points", fontsize=7.5)
+                if kind.startswith("published"):
+                    axis.annotate(name, (x, y), (0, 7), textcoords="offset points", ha="center",
+                                  fontsize=7.5)  # fmt: skip
+                    continue
+                above = max(y, LABELS * above)  # ours are close to each other
+                line = {"arrowstyle": "-", "lw": 0.4, "color": colour, "shrinkA": 0, "shrinkB": 4}
+                axis.annotate(name, (x, y), (1.06 * x, above), va="center", fontsize=7.5,
+                              arrowprops=line)  # fmt: skip
         b = board.budget()
         axis.axvline(b.lut + DSP_LUTS * b.dsp, color="#b3261e", lw=1, ls=":")
         axis.annotate(f"budget of {board.title}", (b.lut + DSP_LUTS * b.dsp, 0.02),
