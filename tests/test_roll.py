@@ -149,7 +149,10 @@ def test_selectors_are_detours(tmp_path: Path, seed: int) -> None:
     assert Graph.load(tmp_path / "graph").loops == graph.loops
     print(f"seed {seed}, {graph.loops[0].in_flight} frames in flight")
     result = compare_views(graph, want, x, tmp_path, seed)
-    ends = result.out_last
+    loop, ends = graph.loops[0], result.out_last
+    held = [result.fifos[loop.name, i] for i in range(-1, len(loop.entries))]
+    depths = (loop.depth, *loop.entry_depths)
+    assert all(0 < most <= depth for most, depth in zip(held, depths, strict=True))
     # keys of a long frame come while a short one has few queries, and the other way round
     assert (ends[-5] - ends[4]) / 11 <= 1.25 * fold.interval(graph, lengths)[0]
 
