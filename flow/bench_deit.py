@@ -241,13 +241,12 @@ def proportion(graph: Graph, lengths: fold.Lengths) -> list[Record]:
         if isinstance(p, NmMatmulParams):
             full = replace(p, n=1, m=1, simd=p.simd * p.n // p.m, max_tokens=whole)
         passes = _passes(graph, lengths, node)
-        for start in loop.starts if loop else (0,):
+        for detours, start in enumerate(loop.starts if loop else (0,)):
             share = passes[start] / whole
             if isinstance(p, NmMatmulParams):
                 expected = share * p.n / p.m
             else:
                 expected = share**2 if isinstance(p, AttentionParams) else share
-            detours = loop.starts.index(start) if loop else 0
             out.append({
                 "core": node.core, "name": node.name, "stage": stage + detours,
                 "tokens": passes[start], "expected": round(expected, 4),

@@ -146,10 +146,11 @@ def fold(
     known: dict[tuple[Any, ...], str] = {}  # blocks repeat
     for node in graph.nodes:
         tokens = frame_lengths(graph, lengths, node.inputs[0])
-        key = (node.core, node.params, _haste(graph, node), *tokens.flatten().tolist())
+        haste = _haste(graph, node)
+        key = (node.core, node.params, haste, *tokens.flatten().tolist())
         name = known.setdefault(key, node.name)
         if name == node.name:
-            options[name] = undominated(choices(node, tokens, device, _haste(graph, node)))
+            options[name] = undominated(choices(node, tokens, device, haste))
         options[node.name] = options[name]
     fastest = max(min(c.cycles for c in o) for o in options.values())
     ii = max(ii, fastest)
@@ -214,10 +215,9 @@ def _haste(graph: Graph, node: Node) -> float:
         # what a loop sends must not keep it waiting: the body has its passes to do meanwhile
         if node.inputs == (loop.out,):
             return loop.passes
-        # nor must a frame be away for long: others would have to be in flight instead
-        if any(node.name in detour.nodes for detour in loop.detours):
-            return DETOUR_HASTE
-    return 1.0
+    # nor must a frame be away for long: others would have to be in flight instead
+    away = any(node.name in detour.nodes for detour in graph.detours)
+    return DETOUR_HASTE if away else 1.0
 
 
 def _walk(targets: list[float]) -> Iterator[int]:
@@ -256,23 +256,24 @@ class _Program:
                 prices.append(price[i])
                 used.append(table[i])
         self.prices, self.used = np.array(prices), np.array(used).T
+        number, count = [len(names) for names in self.groups], len(prices)
+        each = sparse.csr_array(
+            (np.ones(count), ([group for group, _ in self.columns], np.arange(count))),
+            shape=(len(number), count + 1),
+        )
+        self.one_choice_each = optimize.LinearConstraint(each, number, number)
 
     def solve(self, rest: Resources, within: bool = True) -> dict[str, Choice] | None:
         """None if there is no choice ``within`` the budget beside the resources ``rest``;
         otherwise the one that goes least beyond it."""
         count = len(self.columns)
-        number = [len(names) for names in self.groups]
-        one = sparse.csr_array(
-            (np.ones(count), ([group for group, _ in self.columns], np.arange(count))),
-            shape=(len(number), count + 1),
-        )
         whole = self.budget if within else np.maximum(self.budget, 1)
         result = optimize.milp(
             [*self.prices, BALANCE if within else 100.0],
             integrality=[*np.ones(count), 0],
             bounds=optimize.Bounds(0, [*np.full(count, np.inf), 1.0 if within else np.inf]),
             constraints=[
-                optimize.LinearConstraint(one, number, number),
+                self.one_choice_each,
                 optimize.LinearConstraint(
                     np.column_stack([self.used, -whole]), ub=-np.array(rest.astuple())
                 ),
@@ -445,7 +446,7 @@ def size_fifos(graph: Graph, lengths: Lengths | None = None, level: bool = True)
     come = {edge: frame_lengths(graph, lengths, edge) for edge in graph.edges()}
     vary = any((t != t[0]).any() for t in come.values())
     outs = [loop.out for loop in graph.loops]
-    away = [detour.edge for loop in graph.loops for detour in loop.detours]
+    away = [detour.edge for detour in graph.detours]
     nodes = []
     for node in graph.nodes:
         ports = node.params.inputs()
@@ -459,11 +460,11 @@ def size_fifos(graph: Graph, lengths: Lengths | None = None, level: bool = True)
             if port.name == SET:
                 depths.append(0)  # one for every frame inside: see below
                 continue
-            if edge in away and graph.burst(edge, port, 0):
+            beats = graph.burst(edge, port, 0)
+            if beats and edge in away:
                 depths.append(0)  # the frame waits in front of the converter
                 continue
-            beats = graph.burst(edge, port, 0) if len(ports) == 1 else 0
-            if beats:
+            if beats and len(ports) == 1:
                 before = graph.node(edge).inputs[0]
                 if (float(come[before].double().mean()) - 1) * beats + port.beats > ii:
                     depths.append(0)  # the token that is kept waits in front of the converter

@@ -174,6 +174,11 @@ class Graph:
                 return loop
         return None
 
+    @property
+    def detours(self) -> list[Detour]:
+        """Those of all loops."""
+        return [detour for loop in self.loops for detour in loop.detours]
+
     def passes(self, name: str) -> int:
         """How often a frame passes the node, or edge, of that name."""
         loop = self.loop_around(name)
@@ -195,7 +200,7 @@ class Graph:
         source = self.port_of(edge)
         if depth or source.lanes <= port.lanes:
             return 0
-        if any(edge == d.edge for loop in self.loops for d in loop.detours):
+        if any(edge == detour.edge for detour in self.detours):
             return self.max_tokens(edge) * source.beats
         made = next((n for n in self.nodes if n.name == edge), None)
         keeps_one = made is not None and made.params.out_tokens(made.params.max_tokens) == 1
@@ -241,11 +246,10 @@ class Graph:
                         node.name, f"reads {edge!r} before it is made", "reorder"
                     )
                 source = self.port_of(edge)
-                if (source.channels, source.itype) != (port.channels, port.itype):
+                if source.kind != port.kind:
                     raise UnsupportedError(
                         node.name,
-                        f"{port.name} takes {port.channels} x {port.itype}, "
-                        f"{edge!r} gives {source.channels} x {source.itype}",
+                        f"{port.name} takes {port.kind}, {edge!r} gives {source.kind}",
                         "this is a lowering bug",
                     )
             known.add(node.name)
@@ -254,11 +258,10 @@ class Graph:
     def _check_loop(self, loop: Loop) -> None:
         back = self.port_of(loop.back)
         for source in map(self.port_of, loop.entries):
-            if (source.channels, source.itype) != (back.channels, back.itype):
+            if source.kind != back.kind:
                 raise UnsupportedError(
                     loop.name,
-                    f"takes {source.channels} x {source.itype}, "
-                    f"returns {back.channels} x {back.itype}",
+                    f"takes {source.kind}, returns {back.kind}",
                     "a loop needs frames of one type",
                 )
         inside = (loop.name, loop.set, *loop.nodes)

@@ -105,6 +105,11 @@ class Port:
         """Beats per token."""
         return self.channels // self.lanes
 
+    @property
+    def kind(self) -> str:
+        """What its tokens are, in however many lanes: ``192 x int14``."""
+        return f"{self.channels} x {self.itype}"
+
 
 @dataclass(frozen=True)
 class Memory:

@@ -103,8 +103,7 @@ def _chain(graph: Graph, blocks: list[_Block]) -> tuple[list[_Block], dict[int, 
     back = first.nodes[-1].params.output()
 
     def fits(edge: str) -> bool:
-        port = graph.port_of(edge)
-        return (port.channels, port.itype) == (back.channels, back.itype)
+        return graph.port_of(edge).kind == back.kind
 
     def follows(block: _Block, end: str) -> bool:
         """The block alone reads that edge, and reads nothing else."""

@@ -579,16 +579,9 @@ def _fifos(log: str) -> dict[tuple[str, int], int]:
     """What ``fifo_mark`` has seen, ``FIFO <path>.u_mark <beats>``, where the path is
     ``<top>.u_<node>_in<input>_fifo`` or ``_burst``, ``<top>.u_<loop>.gen_entry[<entry>].u_new`` or
     ``<top>.u_<loop>.u_again``."""
-    out = {}
-    for path, most in re.findall(r"^FIFO \w+\.u_(\S+)\.u_mark (\d+)$", log, re.M):
-        for place in (
-            r"(\w+)_in(\d+)_(?:fifo|burst)",
-            r"(\w+)\.gen_entry\[(\d+)\]\.u_new",
-            r"(\w+)\.u_again()",
-        ):
-            if match := re.fullmatch(place, path):
-                out[match[1], int(match[2] or -1)] = int(most)
-    return out
+    place = r"_in(\d+)_(?:fifo|burst)|\.gen_entry\[(\d+)\]\.u_new|\.u_again"
+    found = re.findall(rf"^FIFO \w+\.u_(\w+?)(?:{place})\.u_mark (\d+)$", log, re.M)
+    return {(name, int(port or entry or -1)): int(most) for name, port, entry, most in found}
 
 
 def _one_pass(path: Path) -> bool:
