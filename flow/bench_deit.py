@@ -106,14 +106,15 @@ def run(
     key = hashlib.sha256(json.dumps(common).encode()).hexdigest()
     records = {}
     for name in variants.VARIANTS:
-        made = variants.make(model, name)
-        target = folder / board.name / made.graph.name
+        title = variants.title(model, name)
+        target = folder / board.name / title
         record = _load(target / "bench.json", key)
         missing = not record or (simulate and not record["refused"] and not record["measured"])
         if not only or name in only:
             if missing:
-                console.rule(made.graph.name)
-                source = folder / "imported" / made.graph.name
+                console.rule(title)
+                source = folder / "imported" / title
+                made = variants.make(model, name)
                 made.save(source)
                 record = _record(made, source, target, board, simulate, frames, console)
                 write_atomic(target / "bench.json", json.dumps({"key": key, **record}, indent=1))
@@ -122,7 +123,7 @@ def run(
                 write_atomic(target / "bench.json", json.dumps({"key": key, **record}, indent=1))
         if record:
             records[name] = record
-            console.print(f"{made.graph.name:<24} {_line(record)}")
+            console.print(f"{title:<24} {_line(record)}")
     write_document(records, board, document)
     console.print(f"{document}")
     return records

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import time
@@ -432,26 +433,31 @@ def folded(
     """The fastest of some designs: all layers side by side, or equal blocks on one (``roll``), then
     with FIFOs that level out its passes or without; and the lengths of frames on its edges. Raises
     BudgetError if none fits the board."""
-    found: list[tuple[float, Graph, dict[str, Tensor]]] = []
     rolled = roll(graph)
-    refusal: fold.BudgetError | None = None
-    designs = [(graph, True)] if rolled is graph else [(graph, True), (rolled, True)]
+    designs = [(rolled, True)]
     if any(loop.detours for loop in rolled.loops):
         designs.append((rolled, False))
-    for design, level in designs:
-        own = rolled_lengths(design, lengths)
+    if rolled is not graph:
+        designs.append((graph, True))
+    fastest, best, refusal = math.inf, None, None
+    for plain, level in designs:
+        own, slower = rolled_lengths(plain, lengths), 1.0 if level else UNLEVEL
+        # what is fast enough needs no loop
+        most = max(fastest, ii) / slower
         try:
-            design = fold.fold(design, board.budget(), own, ii, board.device(), level=level)
-            predicted = fold.interval(design, own)[0] * (1.0 if level else UNLEVEL)
-            found.append((predicted, design, own))
+            design = fold.fold(
+                plain, board.budget(), own, ii, board.device(), level=level, most=most
+            )
         except fold.BudgetError as error:
-            refusal = error
-    if not found:
+            refusal = refusal or error
+            continue
+        predicted = fold.interval(design, own)[0] * slower
+        if predicted < fastest or (plain is graph and predicted <= ii):
+            fastest, best = predicted, (design, own)
+    if best is None:
         assert refusal
         raise refusal
-    # what is fast enough needs no loop
-    _, graph, own = next((f for f in found if f[0] <= ii), min(found, key=lambda f: f[0]))
-    return graph, own
+    return best
 
 
 def check_equal(equal: dict[str, dict[str, Any]], pairs: Sequence[str]) -> None:

@@ -79,9 +79,14 @@ def make(model: Imported, name: str, variant: Variant | None = None) -> Imported
             raise VariantError(f"no variant {name!r}; known: {', '.join(VARIANTS)}")
         variant = VARIANTS[name]
     graph, changed = _Maker(model.graph, variant).run()
-    graph.name = f"{graph.name.removeprefix('hgpipe_')}_{name}"
+    graph.name = title(model, name)
     published = {k: v for k, v in model.published.items() if k not in changed}
     return Imported(graph, model.images, published)
+
+
+def title(model: Imported, name: str) -> str:
+    """Name of the network that a variant makes of a model."""
+    return f"{model.graph.name.removeprefix('hgpipe_')}_{name}"
 
 
 def alive(tokens: int, percent: int) -> int:

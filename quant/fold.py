@@ -97,8 +97,10 @@ def undominated(options: list[Choice]) -> list[Choice]:
 def _undominated(table: np.ndarray) -> list[int]:
     """Rows that no other one is below, ascending."""
     kept: list[int] = []
+    front = np.empty_like(table)  # the rows kept
     for i in np.lexsort(table.T[::-1]):  # one that is better comes before those that it beats
-        if not kept or not (table[kept] <= table[i]).all(1).any():
+        if not (front[: len(kept)] <= table[i]).all(1).any():
+            front[len(kept)] = table[i]
             kept.append(int(i))
     return sorted(kept)
 
@@ -127,6 +129,7 @@ def fold(
     device: Device | None = None,
     within: bool = True,
     level: bool = True,
+    most: float = np.inf,
 ) -> Graph:
     """A folded copy of the graph: lanes, tokens side by side, multiplier style, RAM for the weights
     and FIFO depths set.
@@ -139,6 +142,7 @@ def fold(
         device: what its blocks can do; UltraScale+ if omitted.
         within: False: the design with that interval that goes least beyond the budget.
         level: as in ``size_fifos``.
+        most: no design with a larger interval is looked for.
 
     Raises BudgetError if no design fits.
     """
@@ -155,11 +159,26 @@ def fold(
     fastest = max(min(c.cycles for c in o) for o in options.values())
     ii = max(ii, fastest)
     targets = sorted({ii, *(c.cycles for o in options.values() for c in o if c.cycles > ii)})
+    targets = [t for t in targets if t <= most] or targets[:1]
 
     unfolded = plumbing(graph)
+    tables = {
+        id(found): np.array([(c.cycles, *c.resources.astuple()) for c in found])
+        for found in options.values()
+    }
+
+    def least(target: float) -> Resources:
+        """What no choice takes less of: for every core and resource the least of any choice."""
+        used = np.array(unfolded.astuple(), float)
+        for found in options.values():
+            table = tables[id(found)]
+            used += table[table[:, 0] <= target, 1:].min(0)
+        return Resources(*used)
 
     def best(target: float) -> Graph | None:
         """A design with that interval that fits."""
+        if not _fits(least(target), budget):
+            return None
         program = _Program(options, target, budget)
         enough, rest = None, unfolded  # known to leave room for a choice; to be tried
         for _ in range(ROUNDS):
