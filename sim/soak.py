@@ -160,7 +160,8 @@ def soak(cores: list[str], folder: Path, console: Console, jobs: int = 2) -> dic
             todo.append((step, path, key))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with (
-        Progress(*columns, TimeElapsedColumn(), console=console) as progress,
+        # ten times a second, as is usual, takes an eighth of a core for an hour
+        Progress(*columns, TimeElapsedColumn(), console=console, refresh_per_second=1) as progress,
         ProcessPoolExecutor(jobs) as pool,
     ):
         bar = progress.add_task("soak", total=len(todo) + len(results), completed=len(results))
