@@ -439,7 +439,9 @@ def folded(
         designs.append((rolled, False))
     if rolled is not graph:
         designs.append((graph, True))
-    fastest, best, refusal = math.inf, None, None
+    fastest = math.inf
+    best: tuple[Graph, dict[str, Tensor]] | None = None
+    refusal: fold.BudgetError | None = None
     for plain, level in designs:
         own, slower = rolled_lengths(plain, lengths), 1.0 if level else UNLEVEL
         # what is fast enough needs no loop
