@@ -451,7 +451,8 @@ def folded(
                 plain, board.budget(), own, ii, board.device(), level=level, most=most
             )
         except fold.BudgetError as error:
-            refusal = refusal or error
+            if plain is rolled:  # the smaller one, without FIFOs that level out last
+                refusal = error
             continue
         predicted = fold.interval(design, own)[0] * slower
         if predicted < fastest or (plain is graph and predicted <= ii):
