@@ -131,23 +131,29 @@ class Build(ABC):
     def fold(self) -> None:
         with self.step("fold") as note:
             ii = self.target_ii
+            if self.fps:  # told before the search
+                self.check_speed(*fold.fastest(self.graph, self.lengths, self.board.device()))
             self.graph, self.lengths = folded(self.graph, self.board, self.lengths, ii)
             self.edges = rolled_edges(self.graph, self.edges)
             predicted, slowest = fold.interval(self.graph, self.lengths)
             note["text"] = f"II {predicted:.0f} cycles predicted, set by {slowest}"
             for loop in self.graph.loops:
                 note["text"] += f"; {loop.passes} layers share {loop.name}"
-            if self.fps and self.board.clock_mhz * 1e6 / predicted < self.fps:
-                raise fold.BudgetError(
-                    f"{self.fps:.0f} images/s need an II of {ii:.0f} cycles, {slowest} allows "
-                    f"{predicted:.0f}; lower --fps or choose a larger board"
-                )
+            self.check_speed(predicted, slowest)
             part = self.folder / "graph.part"
             shutil.rmtree(part, ignore_errors=True)
             self.graph.meta["board"] = self.board.name
             self.graph.save(part)
             shutil.rmtree(self.folder / "graph", ignore_errors=True)
             os.replace(part, self.folder / "graph")
+
+    def check_speed(self, cycles: float, slowest: str) -> None:
+        """Raise BudgetError if ``fps`` asks for more than that interval, in cycles, gives."""
+        if self.fps and self.board.clock_mhz * 1e6 / cycles < self.fps:
+            raise fold.BudgetError(
+                f"{self.fps:.0f} images/s need an II of {self.target_ii:.0f} cycles, {slowest} "
+                f"allows {cycles:.0f}; lower --fps or choose a larger board"
+            )
 
     def unrolled(self) -> tuple[Graph, float, str]:
         """(graph folded with cores of its own for every layer, its predicted interval, the node

@@ -146,18 +146,8 @@ def fold(
 
     Raises BudgetError if no design fits.
     """
-    options: dict[str, list[Choice]] = {}
-    known: dict[tuple[Any, ...], str] = {}  # blocks repeat
-    for node in graph.nodes:
-        tokens = frame_lengths(graph, lengths, node.inputs[0])
-        haste = _haste(graph, node)
-        key = (node.core, node.params, haste, *tokens.flatten().tolist())
-        name = known.setdefault(key, node.name)
-        if name == node.name:
-            options[name] = undominated(choices(node, tokens, device, haste))
-        options[node.name] = options[name]
-    fastest = max(min(c.cycles for c in o) for o in options.values())
-    ii = max(ii, fastest)
+    options = _options(graph, lengths, device)
+    ii = max(ii, _slowest(options)[0])
     targets = sorted({ii, *(c.cycles for o in options.values() for c in o if c.cycles > ii)})
     targets = [t for t in targets if t <= most] or targets[:1]
 
@@ -226,6 +216,34 @@ def fold(
             low = middle + 1
     design.check()
     return design
+
+
+def _options(
+    graph: Graph, lengths: Lengths | None, device: Device | None
+) -> dict[str, list[Choice]]:
+    """By node the choices worth a thought."""
+    options: dict[str, list[Choice]] = {}
+    known: dict[tuple[Any, ...], str] = {}  # blocks repeat
+    for node in graph.nodes:
+        tokens = frame_lengths(graph, lengths, node.inputs[0])
+        haste = _haste(graph, node)
+        key = (node.core, node.params, haste, *tokens.flatten().tolist())
+        name = known.setdefault(key, node.name)
+        if name == node.name:
+            options[name] = undominated(choices(node, tokens, device, haste))
+        options[node.name] = options[name]
+    return options
+
+
+def _slowest(options: dict[str, list[Choice]]) -> tuple[float, str]:
+    return max((min(c.cycles for c in found), name) for name, found in options.items())
+
+
+def fastest(
+    graph: Graph, lengths: Lengths | None = None, device: Device | None = None
+) -> tuple[float, str]:
+    """(cycles, node that sets them): the interval that no folding is below, whatever the budget."""
+    return _slowest(_options(graph, lengths, device))
 
 
 def _haste(graph: Graph, node: Node) -> float:

@@ -13,12 +13,13 @@ import math
 import os
 import pickle
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -56,6 +57,8 @@ MAKE = [
     "CFG_CXXFLAGS_PCH_I=-include", "CFG_LDLIBS_THREADS=-pthread", "OPT_FAST=-O2", "OPT_SLOW=-O0",
     f"PYTHON3={sys.executable}",
 ]  # fmt: skip
+#: includes the headers of Verilator's run-time
+HEADERS = "verilated_headers.h"
 
 
 class SimulationError(SievitError):
@@ -126,16 +129,39 @@ def compile_verilated(folder: Path, variant: str = "", optimise: str = "-O2") ->
     small files stay.
 
     ``variant`` names the flags that Verilator's own run-time is compiled with: it is the same for
-    every design and compiled once. Raises ToolError if the compiler fails.
+    every design and compiled once, and so are its headers, which a small design spends most of its
+    time on. Raises ToolError if the compiler fails.
     """
-    cache = _restore_objects(folder, variant)  # that is always optimised
     env = {**os.environ, "VERILATOR_ROOT": str(verilator_root())}
-    make = ["make", "-j", "2", "-C", str(folder), "-f", "Vtop.mk", *MAKE, f"OPT_FAST={optimise}"]
-    _run(make, "make", env)
+    make = ["make", "-j", "2", "-C", str(folder), "-f", "Vtop.mk", *MAKE]
+    run_time, headers = _cached(variant, "run-time"), _cached(variant, "headers")
+    for item in run_time.glob("*.o"):  # that is always optimised
+        shutil.copy(item, folder / item.name)
+    flags = optimise
+    # a large design has many units, and precompiled headers of its own
+    one = "VM_PARALLEL_BUILDS = 0" in (folder / "Vtop_classes.mk").read_text()
+    if one and optimise == "-O2":
+        _precompile(folder, headers, [*make, f"OPT_FAST={optimise}"], env)
+        flags += f" -include {shlex.quote(str(headers / HEADERS))}" if headers.exists() else ""
+    _run([*make, f"OPT_FAST={flags}"], "make", env)
     if optimise == "-O2":
-        _save_objects(folder, cache)
+        _keep(folder.glob("verilated*.o"), run_time)
     for leftover in [*folder.glob("*.o"), *folder.glob("*.a"), *folder.glob("*.gch")]:
         leftover.unlink()
+
+
+def _precompile(folder: Path, headers: Path, make: list[str], env: dict[str, str]) -> None:
+    """Leave precompiled headers in the cache, made by a rule that Verilator has for its own."""
+    if headers.exists():
+        return
+    source = folder / HEADERS
+    source.write_text(
+        "".join(f'#include "verilated{part}.h"\n' for part in ("", "_dpi", "_vpi", "_cov"))
+    )
+    made = folder / f"{HEADERS}.fast.gch"
+    _run([*make, made.name], "make", env)
+    made = made.rename(folder / f"{HEADERS}.gch")
+    _keep([source, made], headers)
 
 
 def _run(command: list[str], what: str, env: dict[str, str]) -> None:
@@ -258,30 +284,27 @@ def _dependencies(folder: Path) -> set[Path]:
     return {Path(w).resolve() for w in words if w.endswith((".sv", ".svh", ".vlt"))}
 
 
-def _restore_objects(folder: Path, variant: str) -> Path:
-    """Put the compiled Verilator run-time, which is the same for every design, in place."""
+def _cached(variant: str, what: str) -> Path:
+    """The folder that keeps what is the same for every design."""
     compiler = subprocess.run(["g++", "--version"], capture_output=True, text=True).stdout
     root = verilator_root()
     version = (root / "include" / "verilated_config.h").read_text()
-    key = hashlib.sha256(repr((compiler, version, str(root), MAKE, variant)).encode()).hexdigest()[
-        :16
-    ]
+    key = hashlib.sha256(repr((compiler, version, str(root), MAKE, variant)).encode()).hexdigest()
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    cache = base / "sievit" / f"verilated-{key}"
-    for item in cache.glob("*.o"):
-        shutil.copy(item, folder / item.name)
-    return cache
+    return base / "sievit" / f"verilated-{key[:16]}" / what
 
 
-def _save_objects(folder: Path, cache: Path) -> None:
+def _keep(files: Iterable[Path], cache: Path) -> None:
     if cache.exists():
         return
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix="part-", dir=cache.parent))
-        for item in folder.glob("verilated*.o"):
-            shutil.copy(item, part / item.name)
-        part.rename(cache)
+        with tempfile.TemporaryDirectory(dir=cache.parent) as folder:
+            part = Path(folder) / cache.name
+            part.mkdir()
+            for item in files:
+                shutil.copy2(item, part / item.name)
+            part.rename(cache)
     except OSError:
         return  # only a cache
 

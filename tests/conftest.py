@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import random
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +37,8 @@ from sievit.quant.graph import Graph
 from sievit.quant.lower import lower
 from sievit.quant.params import Stream
 
+# processes that a test starts share the cores with other tests: threads would wait for each other
+os.environ["OMP_NUM_THREADS"] = "1"
 # into the environment, so that the processes of pytest-xdist draw the same
 if not os.environ.get("SEED"):
     os.environ["SEED"] = str(secrets.randbelow(1 << 31))
@@ -74,8 +78,40 @@ distill = 0.5
 """
 
 
-def pytest_report_header() -> str:
-    return f"random tests: SEED={SEED}"
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--sets",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the parameter sets of every core's bench only N, drawn by SEED; default: all",
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    sets = config.getoption("--sets")
+    few = f"; {sets} parameter sets of every core (all: make soak, or a bench alone)"
+    return f"random tests: SEED={SEED}{few if sets else ''}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Every set is one more design to compile, and the records of ``make soak``, which count only
+    while they are of the present sources, hold all of them under more than is tried here."""
+    sets = config.getoption("--sets")
+    if not sets:
+        return
+    benches: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        spec = getattr(item, "callspec", None)
+        if item.path.parent.name == "cores" and spec and "params" in spec.params:
+            benches.setdefault(item.path, []).append(item)
+    chance = random.Random(SEED)
+    kept: set[pytest.Item] = set()
+    for _, own in sorted(benches.items()):
+        kept.update(chance.sample(own, min(sets, len(own))))
+    dropped = {i for own in benches.values() for i in own} - kept
+    config.hook.pytest_deselected(items=list(dropped))
+    items[:] = [i for i in items if i not in dropped]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -146,7 +182,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     toml = folder / "tiny.toml"
     toml.write_text(TINY)
     recipe, data = recipes.load(str(toml)), datasets.load("digits")
-    done = Trainer(recipe, data, folder / "train", Console(quiet=True)).run()
+    # trained by the first process that comes; the others find all phases finished
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    with (shared / "tiny.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = Trainer(recipe, data, shared / "tiny-train", Console(quiet=True)).run()
     network = build_model(recipe, geometry(recipe, data), "qat_pruned")
     network.load_state_dict(done["qat_pruned"]["state"])
     level_selectors(network, patchify(data.train_images[:200], recipe.data.patch_size))

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,23 +20,39 @@ from hgpipe_network import Network
 from PIL import Image
 
 from sievit.boards import board as boards
+from sievit.flow import cli
 from sievit.quant.params import core_names
 
 COMMANDS = (
     "train", "import", "export", "build", "sim", "report", "bench-deit", "boards", "cores", "core",
     "bitstream", "deploy",
 )  # fmt: skip
-PROGRAM = Path(sys.executable).parent / "sievit"
 
 
 def sievit(
     *arguments: str | Path, cwd: Path, path: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-    if path is not None:
-        env["PATH"] = path
-    command = [str(PROGRAM), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    """The entry point, in this process: torch alone takes seconds to import in each new one."""
+    command = ["sievit", *map(str, arguments)]
+    environment = {"COLUMNS": "200", **({} if path is None else {"PATH": path})}
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    width = cli.CONSOLE.width
+    cli.CONSOLE.width = 200
+    try:
+        with (
+            mock.patch.dict(os.environ, environment),
+            mock.patch.object(sys, "argv", command),
+            warnings.catch_warnings(),
+            contextlib.chdir(cwd),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            cli.main()
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    finally:
+        cli.CONSOLE.width = width
+    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
 
 
 def refused(
@@ -51,9 +71,19 @@ def refused(
 
 
 # -- what works ----------------------------------------------------------------------------------
-def test_help(tmp_path: Path) -> None:
-    done = sievit("--help", cwd=tmp_path)
+def test_installed_program(tmp_path: Path) -> None:
+    program = str(Path(sys.executable).parent / "sievit")
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [program, *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    done = run("--help")
     assert done.returncode == 0 and all(f"\n  {c} " in done.stdout for c in COMMANDS)
+    done = run("build", "--board", "moon")
+    assert done.returncode == 1 and not list(tmp_path.iterdir())
+    assert done.stderr.startswith("sievit: no board 'moon'; known: ")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
