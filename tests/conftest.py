@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import secrets
@@ -36,6 +35,7 @@ from sievit.quant.execute import execute
 from sievit.quant.graph import Graph
 from sievit.quant.lower import lower
 from sievit.quant.params import Stream
+from sievit.sim.runner import locked
 
 # processes that a test starts share the cores with other tests: threads would wait for each other
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -185,9 +185,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     # trained by the first process that comes; the others find all phases finished
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    with (shared / "tiny.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        done = Trainer(recipe, data, shared / "tiny-train", Console(quiet=True)).run()
+    with locked(shared / "tiny"):
+        done = Trainer(recipe, data, shared / "tiny" / "train", Console(quiet=True)).run()
     network = build_model(recipe, geometry(recipe, data), "qat_pruned")
     network.load_state_dict(done["qat_pruned"]["state"])
     level_selectors(network, patchify(data.train_images[:200], recipe.data.patch_size))
