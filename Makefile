@@ -75,7 +75,7 @@ core: $(VENV)/.ready ## write the four files of a new core NAME=x
 	$(SIEVIT) core $(NAME)
 
 test: $(VENV)/.ready ## run the tests
-	$(BIN)/python -m pytest --sets 3
+	$(BIN)/python -m pytest --sets 3 --durations 15 --durations-min 20
 
 test-hls4ml: $(VENV)/.ready ## the default model through hls4ml, whole (some minutes)
 	$(BIN)/python -m pytest tests/hls4ml
