@@ -74,8 +74,11 @@ cores: $(VENV)/.ready ## list the cores
 core: $(VENV)/.ready ## write the four files of a new core NAME=x
 	$(SIEVIT) core $(NAME)
 
-test: $(VENV)/.ready ## run the tests
-	$(BIN)/python -m pytest --sets 3 --durations 15 --durations-min 20
+test: $(VENV)/.ready ## run the tests: all that are quick, of the others a sample that SEED draws
+	$(BIN)/python -m pytest --quick --durations 15 --durations-min 20
+
+test-all: $(VENV)/.ready ## run every test, with every case
+	$(BIN)/python -m pytest --durations 15 --durations-min 20
 
 test-hls4ml: $(VENV)/.ready ## the default model through hls4ml, whole (some minutes)
 	$(BIN)/python -m pytest tests/hls4ml

@@ -6,10 +6,10 @@ from __future__ import annotations
 import os
 import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -34,8 +34,9 @@ from sievit.models.train import (
 from sievit.quant.execute import execute
 from sievit.quant.graph import Graph
 from sievit.quant.lower import lower
-from sievit.quant.params import Stream
+from sievit.quant.params import CoreParams, Stream
 from sievit.sim.runner import locked
+from sievit.sim.soak import parameter_sets
 
 # processes that a test starts share the cores with other tests: threads would wait for each other
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -43,6 +44,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 if not os.environ.get("SEED"):
     os.environ["SEED"] = str(secrets.randbelow(1 << 31))
 SEED = int(os.environ["SEED"])
+
+T = TypeVar("T")
 
 #: 2 x 36 steps a phase: every quantiser collects statistics for 60
 TINY = """
@@ -80,36 +83,46 @@ distill = 0.5
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--sets",
-        type=int,
-        default=0,
-        metavar="N",
-        help="of the parameter sets of every core's bench only N, drawn by SEED; default: all",
+        "--quick",
+        action="store_true",
+        help="without tests marked slow; of every core's bench one parameter set and of a test "
+        "marked sampled(n) n cases, drawn by SEED",
     )
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    sets = config.getoption("--sets")
-    few = f"; {sets} parameter sets of every core (all: make soak, or a bench alone)"
-    return f"random tests: SEED={SEED}{few if sets else ''}"
+    quick = "; a sample of the tests (all: make test-all)"
+    return f"random tests: SEED={SEED}{quick if config.getoption('--quick') else ''}"
+
+
+def draw(name: str, cases: Sequence[T], count: int) -> list[T]:
+    """The cases of a quick run, the same in every process."""
+    return random.Random(f"{SEED} {name}").sample(list(cases), min(count, len(cases)))
+
+
+def bench_of(stem: str) -> str:
+    """The test that tries the parameter sets of a core."""
+    return f"sim/cores/test_{stem}.py::test_{stem}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Every set is one more design to compile, and the records of ``make soak``, which count only
-    while they are of the present sources, hold all of them under more than is tried here."""
-    sets = config.getoption("--sets")
-    if not sets:
+    """A case of the tests that are sampled is one more design to compile or proof to find, and most
+    of what they try is in the records of ``make soak``, which count only while they are of the
+    present sources."""
+    if not config.getoption("--quick"):
         return
-    benches: dict[Path, list[pytest.Item]] = {}
+    dropped = {i for i in items if i.get_closest_marker("slow")}
+    counts: dict[str, int] = {}
+    cases: dict[str, list[pytest.Item]] = {}
     for item in items:
-        spec = getattr(item, "callspec", None)
-        if item.path.parent.name == "cores" and spec and "params" in spec.params:
-            benches.setdefault(item.path, []).append(item)
-    chance = random.Random(SEED)
-    kept: set[pytest.Item] = set()
-    for _, own in sorted(benches.items()):
-        kept.update(chance.sample(own, min(sets, len(own))))
-    dropped = {i for own in benches.values() for i in own} - kept
+        bench = item.path.parent.name == "cores"
+        mark = item.get_closest_marker("sampled")
+        if bench or mark:
+            name = item.nodeid.split("[")[0]
+            counts[name] = mark.args[0] if mark else 1
+            cases.setdefault(name, []).append(item)
+    for name, own in cases.items():
+        dropped |= set(own) - set(draw(name, own, counts[name]))
     config.hook.pytest_deselected(items=list(dropped))
     items[:] = [i for i in items if i not in dropped]
 
@@ -131,6 +144,17 @@ def _threads() -> None:
 def seed() -> int:
     """Seed of this run; the environment variable SEED overrides it."""
     return SEED
+
+
+@pytest.fixture(scope="session")
+def tried_sets(request: pytest.FixtureRequest) -> Callable[[str], list[CoreParams]]:
+    """The parameter sets that this run tries of a core."""
+
+    def sets(stem: str) -> list[CoreParams]:
+        every = parameter_sets(stem)
+        return draw(bench_of(stem), every, 1) if request.config.getoption("--quick") else every
+
+    return sets
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,14 +21,11 @@ from sievit.sim import bench, harness, runner
 from sievit.sim.coverage import Coverage, read_points
 from sievit.sim.harness import FAULTS, Trial, build_root, check_faults, simulate_trials
 from sievit.sim.runner import Run, SimulationError, build, simulate, simulate_batch, write_text
+from sievit.sim.soak import parameter_sets
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = "residual_add"
 PARAMS = ResidualAddParams(channels=4, simd=2, max_tokens=5)
-
-
-def sets_of(stem: str) -> list[CoreParams]:
-    return list(importlib.import_module(f"sievit.sim.cores.test_{stem}").SETS)
 
 
 def broken_core(
@@ -172,6 +170,7 @@ def test_reset_comes_before_the_first_clock() -> None:
         assert simulate(folder, "tb_early", [(s, x)], m, seed=seed).output == x
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("fault", ["CHANGE", "WITHDRAW", None])
 def test_edges_inside_keep_the_rules(fault: str | None) -> None:
     body = EDGE
@@ -298,9 +297,10 @@ def test_faults_are_placed_where_they_show() -> None:
     assert harness.fault_place(same, "frozen_output") is None
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("stem", core_names())
 def test_the_bench_of_every_core_notices(stem: str) -> None:
-    found = check_faults(stem, sets_of(stem)[0], seed=1)
+    found = check_faults(stem, parameter_sets(stem)[0], seed=1)
     assert set(found["caught"]) | set(found["inapplicable"]) == set(FAULTS)
     assert set(found["inapplicable"]) <= {"swapped_lanes"}
 
@@ -309,8 +309,10 @@ def test_the_bench_of_every_core_notices(stem: str) -> None:
 
 
 @pytest.mark.parametrize("stem", core_names())
-def test_golden_equals_hls_equals_rtl(stem: str) -> None:
-    sets = sets_of(stem)
+def test_golden_equals_hls_equals_rtl(
+    stem: str, tried_sets: Callable[[str], list[CoreParams]]
+) -> None:
+    sets = tried_sets(stem)
     assert harness.three_way_sets(stem, sets, seed=1) == 24 * len(sets)
 
 

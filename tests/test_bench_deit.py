@@ -122,6 +122,7 @@ def test_a_variant_that_does_not_fit_is_a_row(tmp_path: Path, seed: int) -> None
     assert "<svg" in (tmp_path / "deit.svg").read_text()
 
 
+@pytest.mark.slow
 def test_measured(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through Verilator: the report of a build, the measured interval, a core alone."""
     monkeypatch.setattr(variants, "VARIANTS", {"tiny": Variant((2, 4), (2, 4), (60,))})

@@ -198,6 +198,7 @@ def test_missing_tool(missing: str, tiny: Tiny, tmp_path: Path) -> None:
     assert f"apt-get install {missing}" in text
 
 
+@pytest.mark.slow
 def test_speed_that_no_folding_reaches(tiny: Tiny, tmp_path: Path) -> None:
     """A budget that cannot be met: nothing but the export is left behind."""
     text = refused("build", "--model", tiny.toml, "--checkpoint", tiny.checkpoint,

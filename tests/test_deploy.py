@@ -49,6 +49,7 @@ def build(worker_id: str) -> SimpleNamespace:
     return made
 
 
+@pytest.mark.slow
 def test_simulated_board(build: SimpleNamespace) -> None:
     found = deploy.simulate(build, 70)
     assert (found["images"], found["mismatches"], found["errors"]) == (70, 0, [])

@@ -166,6 +166,7 @@ def test_frames_of_one_beat(worker_id: str, seed: int) -> None:
         assert (acc.predict(x) == want).all()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("bits", [1, 8, 9, 33, 1024])
 def test_shell_of_any_width(bits: int) -> None:
     sizes = {"InBits": bits, "OutBits": 1025 - bits, "FrameBeats": bits, "ResultBeats": 1}

@@ -14,6 +14,7 @@ from sievit.sim.formal import Fault, Harness
 FAULTS = [(h, f) for h in formal.HARNESSES for f in h.faults]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", formal.proofs())
 def test_proved(name: str) -> None:
     """All properties hold; full, stalled ... states are reached, so they hold of something."""
@@ -22,6 +23,7 @@ def test_proved(name: str) -> None:
     assert result.asserts > 0 and result.covers
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("harness", "fault"), FAULTS, ids=[f"{h.module}-{'-'.join(f.properties)}" for h, f in FAULTS]
 )

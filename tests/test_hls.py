@@ -222,6 +222,7 @@ def simulated(
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", sorted(CASES))
 def test_core_equals_golden(
     stem: str, simulated: dict[str, list[tuple[str, Stream, Stream]]]

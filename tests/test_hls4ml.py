@@ -80,6 +80,7 @@ def test_graph(tmp_path: Path, rng: torch.Generator) -> None:
     assert "SievitResizeFrames" in classes.values() and "SievitForkFrames" in classes.values()
 
 
+@pytest.mark.slow
 def test_pruned_frames(tiny: Tiny, tiny_graph: Graph, tmp_path: Path) -> None:
     """Token selector and package token: a frame's length is known at run time alone. Where it
     leaves for hls4ml, zeros follow the last token."""
@@ -100,6 +101,7 @@ def test_pruned_frames(tiny: Tiny, tiny_graph: Graph, tmp_path: Path) -> None:
     assert "depth=16" in top, "FIFO depths of the graph arrive"
 
 
+@pytest.mark.slow
 def test_exported_network(tiny_onnx: ModelWrapper, tiny_graph: Graph) -> None:
     """What ``sievit export`` writes is recognised; it gets a frame of room where branches meet."""
     made = hls4ml_plugin.prepare(tiny_onnx)
@@ -118,6 +120,7 @@ def test_shared_cores_are_refused() -> None:
         to_qonnx(graph)
 
 
+@pytest.mark.slow
 # -- anybody's Vision Transformer ----------------------------------------------------------------
 def test_plain_transformer(tmp_path: Path) -> None:
     """Brevitas and torch alone, hls4ml's ordinary calls: every logit is that of the QONNX model."""

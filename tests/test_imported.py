@@ -80,6 +80,7 @@ def build(source: Path, folder: Path, log: io.StringIO) -> ImportedBuild:
     )
 
 
+@pytest.mark.slow
 def test_build(archive: Path, tmp_path: Path) -> None:
     """The published image and random ones through all views."""
     hgpipe.load(archive).save(tmp_path / "model")

@@ -59,6 +59,7 @@ NORM = ("layernorm", {"channels": 8, "simd": 2, "in_type": T6, "out_type": T6})
 TABLE = ("lookup_table", {"channels": 8, "simd": 4, "in_type": T6, "out_type": T8})
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("branch", "tokens"),
     [((ATTENTION,), TOKENS), ((NORM, ATTENTION), TOKENS), ((MATMUL,), 3)],
@@ -101,6 +102,7 @@ def test_sized_fifos_are_no_smaller(tiny: Tiny, tiny_graph: Graph) -> None:
         assert all(a >= b for a, b in pairs), (node.name, node.depths, other.depths)
 
 
+@pytest.mark.slow
 def test_random_graphs_are_as_promised() -> None:
     """3 to 9 nodes over all cores; lanes differ, edges fork, frames change their length."""
     seen: set[str] = set()
@@ -122,6 +124,7 @@ def test_random_graphs_are_as_promised() -> None:
     assert min(converters, forks) >= 15 and shorter >= 3
 
 
+@pytest.mark.slow
 def test_200_frames(seed: int) -> None:
     """The sample of ``make soak``: ten graphs, every core among them."""
     folder = build_root() / "liveness-200"

@@ -317,6 +317,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]
 
 
 # two batches an epoch: within the first epoch of a phase, at its end, within a later one
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("batches", [3, 4, 7, 8, 12])
 def test_interrupted_training_ends_with_the_same_weights(
     batches: int, tmp_path: Path, uninterrupted: dict[str, Tensor]

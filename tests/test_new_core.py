@@ -100,6 +100,7 @@ def test_style(core: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("signed", [0, 1])
 def test_hls_compiles(core: Path, tmp_path: Path, signed: int) -> None:
     spec = importlib.util.find_spec("hls4ml")

@@ -106,6 +106,7 @@ def test_a_loop_is_closed(model: Imported) -> None:
         replace(graph, nodes=nodes).check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ii", [4000, 900])
 def test_three_views(model: Imported, tmp_path: Path, seed: int, ii: int) -> None:
     """Graph, HLS and RTL on every edge, with several frames in the loop and under stalls; the

@@ -60,11 +60,13 @@ def test_skid_buffer() -> None:
     assert check_identity("skid_buffer", 3, 3, {"DataBits": 15}, 4) == 1
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_axis_fifo(depth: int) -> None:
     assert check_identity("axis_fifo", 4, 4, {"DataBits": 20, "Depth": depth}, 3) == 2
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("lanes", [(1, 12), (2, 6), (12, 4)])
 def test_axis_width(lanes: tuple[int, int]) -> None:
     parameters = {"LaneBits": 5, "InLanes": lanes[0], "OutLanes": lanes[1]}
@@ -161,6 +163,7 @@ endmodule
 """
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("stall", ["none", "both", "ready_25"])
 def test_axis_fork(stall: str) -> None:
     folder = build_root() / "lib-fork"
@@ -298,6 +301,7 @@ endmodule
 """
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("a", "b", "c", "p", "dsp"),
     [
@@ -404,6 +408,7 @@ endmodule
 """
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "fault, message",
     [
@@ -550,6 +555,7 @@ endmodule
 """
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("segments", "flying"), [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)])
 def test_layer_loop(segments: int, flying: int) -> None:
     """Frames of any length make all passes, in order, whatever stalls, with a detour or without;

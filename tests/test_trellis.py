@@ -104,6 +104,7 @@ def matrix(seed: int) -> Graph:
     return Graph("one_core", params.inputs()[0], 1, 0, [node])
 
 
+@pytest.mark.slow
 def test_netlist_of_core_and_shell_equals_the_rtl(tmp_path: Path, seed: int) -> None:
     """A matrix core behind its serial shell as a netlist of the ECP5 cells that yosys has models of
     (no DP16KD, no MULT18X18D), at the same pins."""

@@ -145,6 +145,7 @@ def test_refusals(small: Imported, tmp_path: Path, seed: int) -> None:
         variants.make(short, "dense_pruned")
 
 
+@pytest.mark.slow
 def test_build(tmp_path: Path, seed: int) -> None:
     """N:M weights and rows, and a selector, through all views; nothing of it is published."""
     model = hgpipe.load(network(tmp_path / "tiny.npz", seed, tokens=9, channels=12, blocks=2))

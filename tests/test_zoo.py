@@ -69,6 +69,7 @@ def matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> zoo.Matrix:
     return zoo.load(str(tmp_path / "digits.toml"))
 
 
+@pytest.mark.slow
 def test_train_and_measure(matrix: zoo.Matrix, tmp_path: Path) -> None:
     log = Console(record=True, file=(tmp_path / "log").open("w"), width=200)
     names = [p.name for p in matrix.points]
