@@ -142,11 +142,15 @@ def test_package_is_the_weighted_mean_of_the_rest(package: bool, rng: torch.Gene
 
 
 def test_merging_against_its_definition(rng: torch.Generator) -> None:
-    """Twice, so that sizes count; small integers, so that similarities repeat."""
+    """Twice, so that sizes count. Metrics, the sums of both heads' keys, are few, so that
+    similarities repeat, and of whole lengths: no sqrt rounds, which torch may do in its own way."""
+    metrics = [(3, 4), (4, 3), (-3, 4), (4, -3), (6, 8), (5, 12), (-12, 5), (0, 7), (2, 0)]
     t = m.Tokens(torch.randn(20, 13, 6, generator=rng).double())
     for kept in (9, 6):
         count = t.value.shape[1]
-        keys = torch.randint(-1, 2, (20, count, 4), generator=rng).double() + 0.125
+        metric = torch.tensor(metrics)[torch.randint(9, (20, count), generator=rng)]
+        one = torch.randint(-5, 6, (20, count, 2), generator=rng)
+        keys = torch.cat([one, metric - one], -1).double()
         trace = m.Trace(torch.zeros(20, count), keys, 2)
         t64 = m.TokenStage(Exact(), m.TopK(kept), m.Merge())
         size = torch.ones(20, count) if t.size is None else t.size
