@@ -297,7 +297,7 @@ def test_faults_are_placed_where_they_show() -> None:
     assert harness.fault_place(same, "frozen_output") is None
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("stem", core_names())
 def test_the_bench_of_every_core_notices(stem: str) -> None:
     found = check_faults(stem, parameter_sets(stem)[0], seed=1)
@@ -308,6 +308,7 @@ def test_the_bench_of_every_core_notices(stem: str) -> None:
 # -- the other implementation --------------------------------------------------------------------
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("stem", core_names())
 def test_golden_equals_hls_equals_rtl(
     stem: str, tried_sets: Callable[[str], list[CoreParams]]
@@ -417,6 +418,7 @@ def test_bins_are_summed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         total.add(path, cover, PARAMS, {}, [])
 
 
+@pytest.mark.slow
 def test_a_dead_branch_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dead = """  logic unused, dead_q;
   always_ff @(posedge clk_i) begin

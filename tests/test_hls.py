@@ -494,6 +494,7 @@ template <int Data, int User, int Id, int Dest> struct ap_axiu {
 """
 
 
+@pytest.mark.slow
 def test_the_code_that_vitis_sees(project: tuple[Path, Graph], tmp_path: Path) -> None:
     """With -DSIEVIT_VITIS all arithmetic and constants are of ap_int; the result is the same."""
     folder, _ = project

@@ -273,6 +273,7 @@ def test_operator_of_another_domain() -> None:
 
 
 # -- the backend ---------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -139,6 +139,7 @@ def test_200_frames(seed: int) -> None:
     assert json.loads((folder / "liveness.json").read_text()) == again
 
 
+@pytest.mark.slow
 def test_failures_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong beat and a stuck graph stop the run, and say which graph it was."""
     graph = fold.minimum_fifos(residual(ATTENTION))

@@ -234,6 +234,7 @@ def test_float_networks_keep_what_they_must(method: str, rng: torch.Generator) -
         assert torch.allclose(torch.cat([model(v[None]) for v in x]), y, atol=1e-5)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("method", STATIC)
 def test_quantised_networks(method: str, rng: torch.Generator) -> None:
     """Bit for bit: images are independent, evaluation repeats, tokens lie on the grid."""
