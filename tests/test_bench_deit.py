@@ -58,6 +58,7 @@ class Bench:
         return [cell.strip() for cell in line.strip("|").split("|")]
 
 
+@pytest.mark.slow
 def test_folded(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records, table and picture; a second run does nothing again but for another board."""
     made = Bench.make(tmp_path, seed, tokens=12, pixels=16, channels=48, hidden=48, blocks=4)

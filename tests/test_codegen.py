@@ -104,6 +104,7 @@ def test_second_clock(tmp_path: Path) -> None:
     lint("device_net", [two])
 
 
+@pytest.mark.slow
 def test_two_clocks_simulated() -> None:
     """Every edge, under stalls on both ends, in the cycles that were promised."""
     graph = two_clocks()

@@ -202,6 +202,7 @@ def test_weights_obey_the_recipe(tiny: Tiny) -> None:
     assert pruned == 12
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("epochs", [1, 2, 3, 7, 70])
 @pytest.mark.parametrize("ramp", [0.0, 0.4, 1.0])
 def test_pruning_reaches_its_pattern_in_any_number_of_epochs(
@@ -317,7 +318,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]
 
 
 # two batches an epoch: within the first epoch of a phase, at its end, within a later one
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("batches", [3, 4, 7, 8, 12])
 def test_interrupted_training_ends_with_the_same_weights(
     batches: int, tmp_path: Path, uninterrupted: dict[str, Tensor]
@@ -333,6 +334,7 @@ def test_interrupted_training_ends_with_the_same_weights(
     assert not wrong, f"{len(wrong)} tensors differ, first {wrong[0]}"
 
 
+@pytest.mark.slow
 def test_every_epoch_is_saved_whether_it_is_tested_or_not(tmp_path: Path) -> None:
     recipe = dataclasses.replace(SMALL, train=dataclasses.replace(SMALL.train, test_every=5))
     trainer = Interrupted(recipe, small_data(), tmp_path, QUIET)

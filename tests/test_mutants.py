@@ -29,6 +29,7 @@ def sample(root: Path, stem: str) -> Mutation:
     return mutate(stem, count=COUNT, root=root)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("stem", ["residual_add", "lookup_table"])
 def test_sample(stem: str, root: Path) -> None:
     m = sample(root, stem)
@@ -52,6 +53,7 @@ def test_finished_mutants_are_kept(root: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sample(root, "residual_add") == before
 
 
+@pytest.mark.slow
 def test_a_bench_that_notices_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is killed, everything that is not proven equivalent survives without a reason, and
     nothing that a real bench kills is ever proven equivalent."""

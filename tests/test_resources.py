@@ -35,6 +35,7 @@ POINTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("stem", core_names())
 def test_resources(stem: str) -> None:
     core = load_core(stem)
