@@ -97,7 +97,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def draw(name: str, cases: Sequence[T], count: int) -> list[T]:
     """The cases of a quick run, the same in every process."""
-    return random.Random(f"{SEED} {name}").sample(list(cases), min(count, len(cases)))
+    return random.Random(f"{SEED} {name}").sample(cases, min(count, len(cases)))
 
 
 def bench_of(stem: str) -> str:
@@ -112,17 +112,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--quick"):
         return
     dropped = {i for i in items if i.get_closest_marker("slow")}
-    counts: dict[str, int] = {}
-    cases: dict[str, list[pytest.Item]] = {}
+    cases: dict[tuple[str, int], list[pytest.Item]] = {}
     for item in items:
-        bench = item.path.parent.name == "cores"
-        mark = item.get_closest_marker("sampled")
-        if bench or mark:
-            name = item.nodeid.split("[")[0]
-            counts[name] = mark.args[0] if mark else 1
-            cases.setdefault(name, []).append(item)
-    for name, own in cases.items():
-        dropped |= set(own) - set(draw(name, own, counts[name]))
+        if item.path.parent.name == "cores":  # a mark in these files would void the cores' records
+            item.add_marker(pytest.mark.sampled(1))
+        if mark := item.get_closest_marker("sampled"):
+            cases.setdefault((item.nodeid.split("[")[0], mark.args[0]), []).append(item)
+    for (name, count), own in cases.items():
+        dropped |= set(own) - set(draw(name, own, count))
     config.hook.pytest_deselected(items=list(dropped))
     items[:] = [i for i in items if i not in dropped]
 

@@ -120,8 +120,8 @@ def test_shared_cores_are_refused() -> None:
         to_qonnx(graph)
 
 
-@pytest.mark.slow
 # -- anybody's Vision Transformer ----------------------------------------------------------------
+@pytest.mark.slow
 def test_plain_transformer(tmp_path: Path) -> None:
     """Brevitas and torch alone, hls4ml's ordinary calls: every logit is that of the QONNX model."""
     vit = plain_vit.trained(seed=1)
