@@ -253,6 +253,8 @@ GRID: dict[str, list[Any]] = {
             {"in_channels": 768, "simd": 8, "tp": 4, "acc_type": _int(16)},
             {"n": 4, "m": 16, "simd": 32, "tp": 3, "pack": 3, "pack_out": 1},
             {"n": 2, "m": 4, "tp": 3, "pack": 3, "pack_out": 1},
+            {"n": 4, "m": 16, "simd": 16, "tp": 4, "pack": 4, "pack_out": 1, "pump": 2},
+            {"n": 2, "m": 4, "simd": 16, "tp": 3, "pack": 3, "pack_out": 1, "pump": 2},
         ),
     ],
     "pos_embed": [

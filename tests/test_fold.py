@@ -214,15 +214,17 @@ def test_slow_tokens_are_waited_for() -> None:
     assert when["next"].first >= when["product"].first + 3 * 32 - 1
 
 
-def test_second_clock_where_dsp_blocks_bear_it() -> None:
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (4, 16)])
+def test_second_clock_where_dsp_blocks_bear_it(n: int, m: int) -> None:
     board = boards.load("zcu102")
     assert board.device().pump == 2
     assert replace(board, clock_mhz=400.0).device().pump == 1  # 800 MHz
     assert boards.load("pynq_z2").device().pump == boards.load("ulx3s_85f").device().pump == 1
     t = IntType(3, True)
     p = NmMatmulParams(
-        in_channels=192, out_channels=192, n=1, m=1, in_type=t, weight_type=t, max_tokens=9
-    )
+        in_channels=192, out_channels=192, n=n, m=m, in_type=t, weight_type=t, max_tokens=9,
+        simd=m,
+    )  # fmt: skip
     node, tokens = Node("n", "nm_matmul", p, {}, ("input",)), torch.tensor([[9]])
     made = fold.choices(node, tokens, board.device())
     assert {c.changes["pump"] for c in made} == {1, 2}
@@ -232,6 +234,8 @@ def test_second_clock_where_dsp_blocks_bear_it() -> None:
         if choice.changes["pump"] == 2:
             single = once[str({**choice.changes, "pump": 1})]
             assert choice.resources.dsp == single.dsp / 2
+            # what chooses inputs is shared, too, and costs more than taking turns
+            assert n == m or choice.resources.lut < single.lut
     with pytest.raises(boards.BoardError, match=r"only ultrascale\+ has a second clock"):
         replace(boards.load("pynq_z2"), dsp_mhz=500.0)
 

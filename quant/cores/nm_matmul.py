@@ -91,7 +91,7 @@ class NmMatmulParams(CoreParams):
     table_shift: int = 0
     #: 1: multipliers in DSP blocks, 0: in LUTs
     mult_dsp: int = 0
-    #: clock of the DSP blocks over that of the core, 1 or 2: 2 only where outputs share inputs
+    #: clock of the DSP blocks over that of the core, 1 or 2; pump * pack_out divides pe
     pump: int = 1
     #: weights in 0: LUTs, 1: block RAM, 2: UltraRAM (only where a bitstream can fill it: Versal)
     weight_ram: int = 0
@@ -118,7 +118,6 @@ class NmMatmulParams(CoreParams):
         )
         self.require(self.pump in (1, 2), f"pump {self.pump}: 1 or 2 are")
         self.require(self.pump == 1 or self.mult_dsp == 1, "multipliers in LUTs have one clock")
-        self.require(self.pump == 1 or self.m == 1, "N:M outputs share no multiplier")
         self.require(
             self.pe % (self.pump * self.pack_out) == 0, f"pump * pack_out must divide pe {self.pe}"
         )
@@ -141,6 +140,11 @@ class NmMatmulParams(CoreParams):
         if not self.mult_dsp:
             return 1
         return longest_chain(self.in_type, self.weight_type, self.pack, self.pack_out, self.terms)
+
+    @property
+    def select_2x(self) -> bool:
+        """Two outputs share at twice the clock what chooses the inputs of their weights, too."""
+        return self.pump > 1 and self.index_bits > 0
 
     @property
     def slices(self) -> tuple[int, ...]:
@@ -270,6 +274,7 @@ class NmMatmulParams(CoreParams):
         )
         if self.mult_dsp:
             stages += self.chain if self.pump == 1 else (self.chain + 1) // 2 + 1
+            stages += self.select_2x
         collect = min(self.tp, tokens) * self.inputs()[0].beats
         return collect + self.group_inputs // self.simd + stages
 
@@ -306,7 +311,7 @@ class NmMatmulParams(CoreParams):
             outs = (1, 2) if self.m == 1 and pe % 2 == 0 else (1,)
             shares = sharing(self.in_type, self.weight_type, tp, outs, terms)
             for k, o in shares if tp == 1 or shares != ((1, 1),) else ():
-                for pump in (1, 2) if self.m == 1 and pe % (2 * o) == 0 else (1,):
+                for pump in (1, 2) if pe % (2 * o) == 0 else (1,):
                     yield dict(zip(keys, (tp, k, o, 1, pump), strict=True))
 
     def suits(self, device: Device) -> bool:
@@ -350,14 +355,22 @@ class NmMatmulParams(CoreParams):
         if self.pump == 1:
             lut += shares * self.pack * field * lanes * max(0, chain - 3)
             ff += shares * self.pack * field * lanes * (0, 1, 3)[min(chain, 3) - 1]
+        elif self.select_2x:
+            # weights and indices of two outputs take turns, the second one's a half later; then
+            # what they choose, which odd blocks take a half later
+            turns = mults * (w.bits + self.index_bits) / 2
+            lut += turns
+            ff += 2 * turns
+            ff += mults * (shares * self.pack * field + w.bits) / 2 * (1 + chain // 2 / chain)
         else:
             # a delay serves two blocks, and every second one takes a register at twice the clock;
-            # the weights of two outputs take turns, and their sums wait for each other
+            # the weights of two outputs take turns
             lut += (
                 shares * self.pack * field * lanes * max(0, chain - 5) + shares * mults * w.bits / 2
             )
             ff += shares * self.pack * field * lanes * (min(chain - 1, 3) + (chain + 1) / 2)
             ff += mults * w.bits * ((chain + 1) // 2) / chain
+        if self.pump == 2:  # the sums of two outputs wait for each other
             sums = shares * mults / chain / self.pack_out * self.pack * self.pack_out
             ff += sums * field_bits(x, w, chain) * (3 + chain % 2) / 2 + 4
         if slots > 1 and chain > 1:  # the same input at every weight of its group
@@ -365,7 +378,8 @@ class NmMatmulParams(CoreParams):
         # multipliers, behind the choice of their inputs
         size = field_bits(x, w, chain)
         if slots > 1:
-            lut += mults * shares * self.pack * field * -(-(slots - 1) // 3)
+            choice = mults * shares * self.pack * field * -(-(slots - 1) // 3)
+            lut += choice / (1 + self.select_2x)
         if not self.mult_dsp:
             lut += tp * mults * lut_multiplier(x, w)
             ff += tp * (mults if slots > 1 else self.terms) * x.bits
@@ -571,6 +585,8 @@ def _chain_bins(p: NmMatmulParams, stored: Tensor, index: Tensor, x: Stream) -> 
         "several_chains": int(p.chain > 1 and p.terms > p.chain),
         "two_clocks_even_chain": int(p.pump > 1 and p.chain % 2 == 0),
         "two_clocks_odd_chain": int(p.pump > 1 and p.chain % 2 == 1),
+        "two_clocks_choose_in_even_chain": int(p.select_2x and p.chain % 2 == 0),
+        "two_clocks_choose_in_odd_chain": int(p.select_2x and p.chain % 2 == 1),
     }
     if not p.mult_dsp:
         return out

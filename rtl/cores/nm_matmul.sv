@@ -14,8 +14,9 @@
 /// Multipliers are LUTs or DSP blocks. A DSP block multiplies Pack tokens with PackOut outputs' weights,
 /// (x0 + x1 2^F + ...) (w0 + w1 2^(Pack F)), so that the products lie in fields of F bits, and adds the sum
 /// of the block before it: a chain of blocks adds up products of as many inputs. Block s of a chain sees a
-/// step s cycles after the first one. With Pump = 2 the blocks run with clk2x_i (see dsp_chains): chains of
-/// neighbouring outputs share them, and block s sees a step (s + 1) / 2 cycles after the first one.
+/// step s cycles after the first one. With Pump = 2 the blocks run with clk2x_i: chains of neighbouring outputs
+/// share them, and block s sees a step (s + 1) / 2 cycles after the first one (see dsp_chains). Where inputs are
+/// chosen, such outputs share the multiplexers, too, and it is s / 2 cycles (see select_2x).
 ///
 /// With Sets > 1 there are as many sets of weights, biases and tables. A beat of s_axis_set per frame, taken with
 /// the last one of the frame, is the number of its set: it goes with the tokens to where they meet constants.
@@ -49,7 +50,7 @@ module nm_matmul #(
     parameter int TableOffset = 0,           // added before the shift
     parameter int unsigned TableShift = 0,
     parameter bit MultDsp = 0,               // multipliers in DSP blocks
-    parameter int unsigned Pump = 1,         // 2: at twice the clock; MultDsp, M = 1, 2 * PackOut divides Pe
+    parameter int unsigned Pump = 1,         // 2: at twice the clock; MultDsp, 2 * PackOut divides Pe
     parameter int unsigned WeightRam = 0,    // weights in 0: LUTs, 1: block RAM, 2: UltraRAM
     parameter int unsigned Sets = 1,         // of constants
     parameter WeightsFile = "",              // its name, less a digit; a line per step: see Python
@@ -169,7 +170,9 @@ module nm_matmul #(
   localparam int unsigned Levels = tree_levels();
   localparam int unsigned SumBits = tree_bits(Levels);
   localparam int unsigned ReadStages = WeightRam == 0 ? 1 : 2;  // RAM blocks have a register of their own
-  localparam int unsigned MultStages = !MultDsp ? 2 : Pump == 1 ? Chain + 2 : (Chain + 1) / 2 + 3;
+  localparam bit Select2x = Pump > 1 && Slots > 1;  // inputs are chosen at twice the clock
+  localparam int unsigned MultStages =
+      !MultDsp ? 2 : Pump == 1 ? Chain + 2 : (Chain + 1) / 2 + 3 + (Select2x ? 1 : 0);
   localparam int unsigned Stages = ReadStages + MultStages + Levels + 1;
 
   localparam int unsigned LaneBits = bits_for(Tp);
@@ -363,7 +366,7 @@ module nm_matmul #(
   end
 
   // The weights of two blocks of every chain share a memory, which is read when the first of them asks
-  // for it: delaying addresses is cheaper than delaying weights. The second one takes a register.
+  // for it: delaying addresses is cheaper than delaying weights. The second one takes a register, if it is later.
   logic [StageBits-1:0] stage_word[Chain];
 
   for (genvar z = 0; z < (Chain + 1) / 2; z++) begin : gen_weights
@@ -402,7 +405,9 @@ module nm_matmul #(
       end
     end
 
-    if (2 * z + 1 < Chain) begin : gen_second
+    if (2 * z + 1 < Chain && Select2x) begin : gen_both
+      assign stage_word[2*z+1] = word_q[ReadStages-1][WordBits-1:StageBits];
+    end else if (2 * z + 1 < Chain) begin : gen_second
       logic [StageBits-1:0] word_q2;
 
       assign stage_word[2*z+1] = word_q2;
@@ -429,7 +434,10 @@ module nm_matmul #(
   endfunction
 
   logic [Simd*Pack*XBits-1:0] line[Shares][Chain], line_q[Shares][Chain];  // what block s sees
-  logic [Pack*XBits-1:0] select[Shares*Selections];
+  /* verilator lint_off UNUSEDSIGNAL */
+  logic [Pack*XBits-1:0] select[Shares*Selections];  // chosen at once, or later
+  logic [bits_for(Slots)-1:0] index[Mults];          // of a term's input among the slots
+  /* verilator lint_on UNUSEDSIGNAL */
   logic [WeightBits-1:0] weight[Mults];
 
   always_comb begin
@@ -442,14 +450,30 @@ module nm_matmul #(
         line[q][0][c*Pack*XBits+:Pack*XBits] = pack_tokens(lanes);
       end
       for (int unsigned s = 1; s < Chain; s++) begin
-        line[q][s] = Pump > 1 && s % 2 == 0 ? line[q][s-1] : line_q[q][s-1];
+        // two blocks see it in the same cycle: those from an odd one on, or with Select2x from an even one
+        line[q][s] = Pump > 1 && s % 2 == (Select2x ? 1 : 0) ? line[q][s-1] : line_q[q][s-1];
       end
     end
   end
 
   always_ff @(posedge clk_i) if (en) line_q <= line;
 
-  if (Slots > 1) begin : gen_select
+  if (Slots > 1) begin : gen_index
+    always_comb begin
+      for (int unsigned p = 0; p < Pe; p++) begin
+        for (int unsigned j = 0; j < Terms; j++) begin
+          index[p*Terms+j] = stage_word[j%Chain][
+              Pe*Chains*WeightBits+(p*Chains+j/Chain)*IndexBits+:IndexBits];
+        end
+      end
+    end
+  end else begin : gen_no_index
+    always_comb for (int unsigned i = 0; i < Mults; i++) index[i] = '0;
+  end
+
+  if (Select2x) begin : gen_select_later
+    always_comb for (int unsigned i = 0; i < Shares * Selections; i++) select[i] = '0;
+  end else if (Slots > 1) begin : gen_select
     always_comb begin
       for (int unsigned q = 0; q < Shares; q++) begin
         for (int unsigned j = 0; j < Terms; j++) begin
@@ -458,8 +482,7 @@ module nm_matmul #(
             slot[k] = line[q][j%Chain][(j/N*M+j%N+k)*Pack*XBits+:Pack*XBits];
           end
           for (int unsigned p = 0; p < Pe; p++) begin
-            select[q*Mults+p*Terms+j] = slot[stage_word[j%Chain][
-                Pe*Chains*WeightBits+(p*Chains+j/Chain)*IndexBits+:IndexBits]];
+            select[q*Mults+p*Terms+j] = slot[index[p*Terms+j]];
           end
         end
       end
@@ -509,84 +532,152 @@ module nm_matmul #(
 
   if (MultDsp) begin : gen_dsp
     localparam int unsigned Outs = Pe / PackOut;
+    localparam int unsigned Turns = Select2x ? 2 : 1;  // outputs whose operands take turns
+    localparam int unsigned Rows = Outs / Turns;       // and so many stand side by side
+    localparam int unsigned Chosen = Selections / Turns;
 
-    logic signed [26:0] a[Shares*Outs*Terms], d[Shares*Outs*Terms];
-    logic signed [17:0] b[Shares*Outs*Terms];
+    logic [Pack*XBits-1:0] tokens[Shares*Chosen];
+    logic [WeightBits-1:0] factors[Mults/Turns];
+    logic signed [26:0] a[Shares*Rows*Terms], d[Shares*Rows*Terms];
+    logic signed [17:0] b[Shares*Rows*Terms];
     logic signed [Fields*FieldBits-1:0] sum[Shares*Outs*Chains];
 
     // Where product k = (share * Outs + output) * Terms + chain * Chain + block stands: chains that
-    // share blocks are those of outputs 2o and 2o + 1, side by side.
-    function automatic int unsigned place_of(int unsigned k);
-      place_of = ((k / Terms / Pump * Chains + k % Terms / Chain) * Pump + k / Terms % Pump) * Chain
-                 + k % Chain;
+    // share blocks are those of outputs 2o and 2o + 1, side by side unless they take turns.
+    function automatic int unsigned place_of(int unsigned k, int unsigned beside);
+      place_of = ((k / Terms / beside * Chains + k % Terms / Chain) * beside + k / Terms % beside)
+                 * Chain + k % Chain;
     endfunction
 
     // tokens from the first on in their fields
-    function automatic logic signed [26:0] place(
-        logic [Pack*XBits-1:0] tokens, int unsigned first
-    );
+    function automatic logic signed [26:0] place(logic [Pack*XBits-1:0] lanes, int unsigned first);
       logic signed [26:0] field;
       place = '0;
       for (int unsigned t = first; t < Pack; t++) begin
-        field = 27'($signed({InSigned & tokens[t*XBits+XBits-1], tokens[t*XBits+:XBits]}));
+        field = 27'($signed({InSigned & lanes[t*XBits+XBits-1], lanes[t*XBits+:XBits]}));
         // the sign of the last one goes on to the top, that of the others ends with their field
         place |= (t == Pack - 1 ? field : 27'($unsigned(FieldBits'(field)))) << (t * FieldBits);
       end
     endfunction
 
     if (WeightsWide) begin : gen_weights_wide
-      logic signed [26:0] high[Outs*Terms], low[Outs*Terms];
-      logic signed [17:0] factor[Shares*Selections];
+      logic signed [26:0] high[Rows*Terms], low[Rows*Terms];
+      logic signed [17:0] factor[Shares*Chosen];
 
       always_comb begin
-        for (int unsigned o = 0; o < Outs; o++) begin
+        for (int unsigned o = 0; o < Rows; o++) begin
           for (int unsigned j = 0; j < Terms; j++) begin
-            low[o*Terms+j] = 27'(signed_weight(weight[o*PackOut*Terms+j]));
+            low[o*Terms+j] = 27'(signed_weight(factors[o*PackOut*Terms+j]));
             high[o*Terms+j] = PackOut == 1 ? '0 :
-                27'(signed_weight(weight[(o*PackOut+PackOut-1)*Terms+j])) <<< Pack * FieldBits;
+                27'(signed_weight(factors[(o*PackOut+PackOut-1)*Terms+j])) <<< Pack * FieldBits;
           end
         end
-        for (int unsigned i = 0; i < Shares * Selections; i++) factor[i] = 18'(place(select[i], 0));
-        for (int unsigned k = 0; k < Shares * Outs * Terms; k++) begin
-          a[place_of(k)] = high[k%(Outs*Terms)];
-          d[place_of(k)] = low[k%(Outs*Terms)];
-          b[place_of(k)] = factor[k/(Outs*Terms)*Selections+k%Selections];
+        for (int unsigned i = 0; i < Shares * Chosen; i++) factor[i] = 18'(place(tokens[i], 0));
+        for (int unsigned k = 0; k < Shares * Rows * Terms; k++) begin
+          a[place_of(k, Pump/Turns)] = high[k%(Rows*Terms)];
+          d[place_of(k, Pump/Turns)] = low[k%(Rows*Terms)];
+          b[place_of(k, Pump/Turns)] = factor[k/(Rows*Terms)*Chosen+k%Chosen];
         end
       end
     end else begin : gen_inputs_wide
-      logic signed [26:0] high[Shares*Selections], low[Shares*Selections];
-      logic signed [17:0] factor[Mults];
+      logic signed [26:0] high[Shares*Chosen], low[Shares*Chosen];
+      logic signed [17:0] factor[Mults/Turns];
 
       always_comb begin
-        for (int unsigned i = 0; i < Shares * Selections; i++) begin
-          low[i] = 27'($signed({InSigned & select[i][XBits-1], select[i][XBits-1:0]}));
-          high[i] = place(select[i], 1);
+        for (int unsigned i = 0; i < Shares * Chosen; i++) begin
+          low[i] = 27'($signed({InSigned & tokens[i][XBits-1], tokens[i][XBits-1:0]}));
+          high[i] = place(tokens[i], 1);
         end
-        for (int unsigned i = 0; i < Mults; i++) factor[i] = 18'(signed_weight(weight[i]));
-        for (int unsigned k = 0; k < Shares * Mults; k++) begin
-          a[place_of(k)] = high[k/Mults*Selections+k%Selections];
-          d[place_of(k)] = low[k/Mults*Selections+k%Selections];
-          b[place_of(k)] = factor[k%Mults];
+        for (int unsigned i = 0; i < Mults / Turns; i++) factor[i] = 18'(signed_weight(factors[i]));
+        for (int unsigned k = 0; k < Shares * Rows * Terms; k++) begin
+          a[place_of(k, Pump/Turns)] = high[k/(Rows*Terms)*Chosen+k%Chosen];
+          d[place_of(k, Pump/Turns)] = low[k/(Rows*Terms)*Chosen+k%Chosen];
+          b[place_of(k, Pump/Turns)] = factor[k%(Rows*Terms)];
         end
       end
     end
 
-    dsp_chains #(
-        .Chains (Shares * Outs * Chains),
-        .Length (Chain),
-        .SumBits(Fields * FieldBits),
-        .FieldBits(FieldBits),
-        .Pump(Pump)
-    ) u_dsp (
-        .clk_i,
-        .clk2x_i,
-        .rst_ni,
-        .en_i(en),
-        .a_i(a),
-        .d_i(d),
-        .b_i(b),
-        .p_o(sum)
-    );
+    if (Select2x) begin : gen_select_2x
+      logic late, en2x;
+      logic [Pack*XBits-1:0] slot[Shares*Terms*Slots];
+
+      always_comb begin
+        for (int unsigned q = 0; q < Shares; q++) begin
+          for (int unsigned j = 0; j < Terms; j++) begin
+            for (int unsigned k = 0; k < Slots; k++) begin
+              slot[(q*Terms+j)*Slots+k] = line_q[q][j%Chain][(j/N*M+j%N+k)*Pack*XBits+:Pack*XBits];
+            end
+          end
+        end
+      end
+
+      clock_halves u_halves (
+          .clk_i,
+          .clk2x_i,
+          .rst_ni,
+          .en_i(en),
+          .late_o(late),
+          .en2x_o(en2x)
+      );
+
+      select_2x #(
+          .Shares(Shares),
+          .Pairs(Rows),
+          .Terms(Terms),
+          .Length(Chain),
+          .Slots(Slots),
+          .SlotBits(Pack * XBits),
+          .WeightBits(WeightBits)
+      ) u_select (
+          .clk_i,
+          .clk2x_i,
+          .en_i(en),
+          .late_i(late),
+          .en2x_i(en2x),
+          .slot_i(slot),
+          .index_i(index),
+          .weight_i(weight),
+          .x_o(tokens),
+          .weight_o(factors)
+      );
+
+      dsp_pairs #(
+          .Pairs(Shares * Rows * Chains),
+          .Length(Chain),
+          .SumBits(Fields * FieldBits),
+          .FieldBits(FieldBits)
+      ) u_dsp (
+          .clk_i,
+          .clk2x_i,
+          .en_i(en),
+          .late_i(late),
+          .en2x_i(en2x),
+          .a_i(a),
+          .d_i(d),
+          .b_i(b),
+          .p_o(sum)
+      );
+    end else begin : gen_select_first
+      assign tokens = select;
+      assign factors = weight;
+
+      dsp_chains #(
+          .Chains (Shares * Outs * Chains),
+          .Length (Chain),
+          .SumBits(Fields * FieldBits),
+          .FieldBits(FieldBits),
+          .Pump(Pump)
+      ) u_dsp (
+          .clk_i,
+          .clk2x_i,
+          .rst_ni,
+          .en_i(en),
+          .a_i(a),
+          .d_i(d),
+          .b_i(b),
+          .p_o(sum)
+      );
+    end
 
     always_comb begin
       for (int unsigned t = 0; t < Tp; t++) begin
@@ -594,7 +685,7 @@ module nm_matmul #(
           for (int unsigned c = 0; c < Chains; c++) begin
             logic signed [Fields*FieldBits-1:0] all;
             int unsigned k;
-            all = sum[place_of((t/Pack*Outs+p/PackOut)*Terms+c*Chain)/Chain];
+            all = sum[place_of((t/Pack*Outs+p/PackOut)*Terms+c*Chain, Pump)/Chain];
             k = p % PackOut * Pack + t % Pack;
             part[(t*Pe+p)*Chains+c] = all[k*FieldBits+:FieldBits];
           end

@@ -97,6 +97,22 @@ SETS = [
         pump=2, in_type=IntType(3, False), weight_type=IntType(3, True), bias_type=IntType(6, True),
         acc_type=IntType(9, True), out_type=IntType(4, True), shift=4, max_tokens=5, sets=5,
     ),
+    NmMatmulParams(  # inputs chosen at twice the clock: 4:16, chains of 16, DeiT-Tiny's types
+        in_channels=64, out_channels=8, n=4, m=16, simd=64, pe=4, tp=4, pack=2, mult_dsp=1, pump=2,
+        in_type=IntType(3, True), weight_type=IntType(3, True), bias_type=IntType(6, True),
+        acc_type=IntType(10, True), out_type=IntType(3, True), shift=5, half_up=1, max_tokens=7,
+        weight_ram=1, sets=3,
+    ),
+    NmMatmulParams(  # the same of 3:8, chains of three, groups, unsigned inputs, weights in LUTs
+        in_channels=32, out_channels=8, groups=2, n=3, m=8, simd=8, pe=2, tp=3, pack=3, mult_dsp=1,
+        pump=2, in_type=IntType(3, False), weight_type=IntType(3, True), bias_type=IntType(6, True),
+        acc_type=IntType(10, True), out_type=IntType(4, True), shift=4, max_tokens=7,
+    ),
+    NmMatmulParams(  # the same of 1:2, a block per chain, one token, the weight at its wider port
+        in_channels=6, out_channels=4, n=1, m=2, simd=2, pe=2, mult_dsp=1, pump=2,
+        in_type=IntType(6, True), weight_type=IntType(20, True), bias_type=IntType(12, True),
+        acc_type=IntType(28, True), shift=18, max_tokens=3,
+    ),
 ]  # fmt: skip
 
 
