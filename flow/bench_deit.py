@@ -34,6 +34,7 @@ from sievit.quant.graph import Graph, Node
 from sievit.quant.params import CoreParams, Resources
 from sievit.quant.roll import roll, rolled_lengths
 from sievit.quant.sources import folders_digest
+from sievit.rtl import synth
 from sievit.sim.throughput import equal_frames, table
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "deit.md"
@@ -86,8 +87,8 @@ PUBLISHED = (
 
 # -- one variant ---------------------------------------------------------------------------------
 def run(
-    file: Path, board: Board, only: Sequence[str], simulate: bool, cores: bool, frames: int,
-    folder: Path, console: Console, document: Path = DOCUMENT,
+    file: Path, board: Board, only: Sequence[str], simulate: bool, cores: bool, largest: int,
+    frames: int, folder: Path, console: Console, document: Path = DOCUMENT,
 ) -> dict[str, Record]:  # fmt: skip
     """Record every variant in ``only`` (empty: all), then write the document of all records.
 
@@ -95,10 +96,11 @@ def run(
         file: the .npz of HG-PIPE.
         simulate: build the design, all its comparisons, and measure it in Verilator.
         cores: simulate cores of the first block of every stage alone, too.
+        largest: as many cores, those of the most LUTs, go through open synthesis, too.
         frames: images in the RTL simulation, back to back, without stalls.
         folder: of all builds.
 
-    Raises FormatError, VariantError, BuildError.
+    Raises FormatError, VariantError, BuildError, SynthesisError.
     """
     model = hgpipe.load(file)
     sources = folders_digest(*SOURCES, suffixes=(".py", ".sv", ".svh", ".hpp"))
@@ -121,6 +123,12 @@ def run(
             if cores and "alone" not in record:
                 record["alone"] = _alone(target / "design", record, console)
                 write_atomic(target / "bench.json", json.dumps({"key": key, **record}, indent=1))
+            for core in _largest(record, largest):
+                made_of = record.setdefault("synthesis", {})
+                if core not in made_of:
+                    made_of[core] = _synthesised(target / "design", core, console)
+                    text = json.dumps({"key": key, **record}, indent=1)
+                    write_atomic(target / "bench.json", text)
         if record:
             records[name] = record
             console.print(f"{title:<24} {_line(record)}")
@@ -274,6 +282,28 @@ def _alone(folder: Path, record: Record, console: Console) -> list[Record]:
     return out
 
 
+def _largest(record: Record, count: int) -> list[str]:
+    """Names of the cores that ask for the most LUTs."""
+    cores = (record["aim"] if record["refused"] else record["design"])["cores"]
+    return [c["name"] for c in sorted(cores, key=lambda c: -c["lut"])[:count]]
+
+
+def _synthesised(folder: Path, core: str, console: Console) -> Record:
+    """What open synthesis makes of a core with its weights, beside the cost model; only the latter
+    if yosys fails, which runs out of memory in the widest ones."""
+    node = Graph.load(folder).node(core)
+    out: Record = {"predicted": asdict(node.params.resources())}
+    console.print(f"{core}: open synthesis ...")
+    try:
+        made = synth.synthesise(node.core, node.params, node.constants)
+    except synth.SynthesisError as error:
+        console.print(f"{core}: {str(error).splitlines()[0]}")
+        return out
+    found = asdict(made.resources)
+    console.print(f"{core}: {found['lut']:,.0f} LUT, predicted {out['predicted']['lut']:,.0f}")
+    return {**out, "found": found, "levels": made.timing.levels, "ns": made.timing.ns}
+
+
 # -- document ------------------------------------------------------------------------------------
 def write_document(records: Mapping[str, Record], board: Board, document: Path) -> None:
     """Replace the tables of the document and the picture beside it."""
@@ -281,6 +311,7 @@ def write_document(records: Mapping[str, Record], board: Board, document: Path) 
         "results": _results(records, board),
         "published": _published(),
         "limits": _limits(records, board),
+        "synthesis": _synthesis(records),
         "proportion": _proportions(records),
     }
     for name, text in sections.items():
@@ -385,6 +416,26 @@ def _kind(core: Mapping[str, Any]) -> str:
         return str(core["core"])
     place = core["name"].split("_")[-1]
     return f"nm_matmul {place if core['name'].startswith('blocks_') else core['name']}"
+
+
+def _synthesis(records: Mapping[str, Record]) -> str:
+    rows = []
+    for name, record in records.items():
+        for core, r in record.get("synthesis", {}).items():
+            title, model = f"deit_tiny_{name}", r["predicted"]
+            if "found" not in r:
+                rows.append((title, core, "yosys failed", f"{model['lut']:,.0f}", *["-"] * 6))
+                continue
+            found = r["found"]
+            rows.append((
+                title, core, f"{found['lut']:,.0f}", f"{model['lut']:,.0f}",
+                f"{100 * (model['lut'] / found['lut'] - 1):+.0f} %",
+                *(f"{found[k]:,g} / {model[k]:,g}" for k in ("ff", "dsp", "bram36")),
+                f"{r['levels']}", f"{r['ns']:.1f}",
+            ))  # fmt: skip
+    head = ("variant", "core", "LUT", "model", "error", "FF / model", "DSP / model",
+            "BRAM36 / model", "LUT levels", "slowest path, ns")  # fmt: skip
+    return table(head, rows) if rows else "No core was synthesised."
 
 
 def _proportions(records: Mapping[str, Record]) -> str:

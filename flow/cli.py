@@ -250,9 +250,16 @@ def import_(kind: str, file: Path, variant: str | None) -> None:
 @click.option("--only", multiple=True, help="These variants; default: all six.")
 @click.option("--no-sim", is_flag=True, help="Fold only: predicted cycles and resources.")
 @click.option("--cores", is_flag=True, help="Simulate some cores of every stage alone, too.")
+@click.option("--synth", default=0, help="Synthesise as many of the largest cores, too (yosys).")
 @click.option("--images", default=16, show_default=True, help="Images simulated in RTL.")
 def bench_deit(
-    file: Path, board: str, only: tuple[str, ...], no_sim: bool, cores: bool, images: int
+    file: Path,
+    board: str,
+    only: tuple[str, ...],
+    no_sim: bool,
+    cores: bool,
+    synth: int,
+    images: int,
 ) -> None:
     """Compare pruned variants of HG-PIPE's DeiT-Tiny (FILE.npz) on a board: writes docs/deit.md.
 
@@ -271,7 +278,7 @@ def bench_deit(
         raise click.UsageError(
             f"no variant {', '.join(sorted(unknown))}; known: {', '.join(VARIANTS)}"
         )
-    bench.run(file, target, only, not no_sim, cores, images, BUILD, CONSOLE)
+    bench.run(file, target, only, not no_sim, cores, synth, images, BUILD, CONSOLE)
 
 
 @cli.command()

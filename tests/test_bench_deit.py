@@ -42,7 +42,7 @@ class Bench:
         return cls(folder)
 
     def run(self, board: Board = BOARD, only: tuple[str, ...] = (), **more: Any) -> Any:
-        given = {"simulate": False, "cores": False, "frames": 3, **more}
+        given = {"simulate": False, "cores": False, "largest": 0, "frames": 3, **more}
         return bench.run(
             self.folder / "small.npz", board, only, folder=self.folder / "build",
             console=Console(file=io.StringIO(), width=200), document=self.folder / "deit.md",
@@ -115,11 +115,19 @@ def test_every_pass_of_a_loop_counts(tmp_path: Path, seed: int) -> None:
 
 def test_a_variant_that_does_not_fit_is_a_row(tmp_path: Path, seed: int) -> None:
     made = Bench.make(tmp_path, seed, tokens=9, channels=16 * 3, hidden=48, blocks=4)
-    records = made.run(board=dataclasses.replace(BOARD, lut=9_000), only=("4_16_pruned",))
+    board = dataclasses.replace(BOARD, lut=9_000)
+    records = made.run(board, only=("4_16_pruned",), largest=1)
     assert made.row("deit_tiny_4_16_pruned")[1] == "does not fit"
     assert "`deit_tiny_4_16_pruned`: no design fits; the nearest one asks for lut " in made.text
     assert records["4_16_pruned"]["aim"]["ii"] <= bench.AIM
     assert "### deit_tiny_4_16_pruned, II 30,000 or less, any size" in made.text
+    ((core, found),) = records["4_16_pruned"]["synthesis"].items()
+    known = {c["name"]: c for c in records["4_16_pruned"]["aim"]["cores"]}
+    assert known[core]["lut"] == max(c["lut"] for c in known.values())
+    assert found["predicted"]["lut"] == pytest.approx(known[core]["lut"], abs=0.05)
+    assert found["found"]["dsp"] == known[core]["dsp"] and found["found"]["lut"] > 0
+    row = f"| deit_tiny_4_16_pruned | {core} | {found['found']['lut']:,.0f} |"
+    assert row in " ".join(made.text.split())
     assert "<svg" in (tmp_path / "deit.svg").read_text()
 
 
