@@ -24,6 +24,7 @@ from sievit.models import hgpipe, variants
 from sievit.models.variants import Variant
 from sievit.quant import fold
 from sievit.quant.roll import roll, rolled_lengths
+from sievit.rtl import synth
 from sievit.sim.throughput import Measured
 
 BOARD = dataclasses.replace(boards.load("zcu102"), lut=90_000)
@@ -113,7 +114,10 @@ def test_every_pass_of_a_loop_counts(tmp_path: Path, seed: int) -> None:
     assert kinds[0] == kinds[1] and {r["stage"] for r in few} == {0, 1, 2, 3}
 
 
-def test_a_variant_that_does_not_fit_is_a_row(tmp_path: Path, seed: int) -> None:
+def test_a_variant_that_does_not_fit_is_a_row(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it would take is in the page, and what open synthesis makes of its largest cores."""
     made = Bench.make(tmp_path, seed, tokens=9, channels=16 * 3, hidden=48, blocks=4)
     board = dataclasses.replace(BOARD, lut=9_000)
     records = made.run(board, only=("4_16_pruned",), largest=1)
@@ -128,6 +132,13 @@ def test_a_variant_that_does_not_fit_is_a_row(tmp_path: Path, seed: int) -> None
     assert found["found"]["dsp"] == known[core]["dsp"] and found["found"]["lut"] > 0
     row = f"| deit_tiny_4_16_pruned | {core} | {found['found']['lut']:,.0f} |"
     assert row in " ".join(made.text.split())
+
+    def refused(*given: object) -> None:
+        raise synth.SynthesisError("yosys failed (-9):\nout of memory")
+
+    monkeypatch.setattr(synth, "synthesise", refused)
+    made.run(board, only=("4_16_pruned",), largest=2)
+    assert row in " ".join(made.text.split()) and made.text.count("yosys failed") == 1
     assert "<svg" in (tmp_path / "deit.svg").read_text()
 
 
