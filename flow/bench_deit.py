@@ -97,7 +97,7 @@ def run(
         simulate: build the design, all its comparisons, and measure it in Verilator.
         cores: simulate cores of the first block of every stage alone, too.
         largest: as many cores, those of the most LUTs, go through open synthesis, too.
-        frames: images in the RTL simulation, back to back, without stalls.
+        frames: images that are compared, in the RTL simulation back to back, without stalls.
         folder: of all builds.
 
     Raises FormatError, VariantError, BuildError, SynthesisError.
@@ -150,7 +150,7 @@ def _record(
     """Fold, and if it fits and ``simulate`` build, a variant; the unfolded graph is in ``made``."""
     build = ImportedBuild(
         name=made.graph.name, source=source, board=board, folder=target, console=console,
-        rtl_images=frames, stalls=("none",),
+        rtl_images=frames, random_images=frames - 1, stalls=("none",),
     )  # fmt: skip
     build.front()
     plain, lengths, refused = build.graph, build.lengths, ""

@@ -30,6 +30,7 @@ class ImportedBuild(Build):
     source: Path
     #: a network of full size takes long to simulate
     stalled_images: int = 2
+    random_images: int = RANDOM_IMAGES
     has_published: bool = True
 
     @property
@@ -66,6 +67,6 @@ class ImportedBuild(Build):
         model = Imported.load(self.source)
         t = model.graph.input.itype
         rng = torch.Generator().manual_seed(SEED)
-        shape = (RANDOM_IMAGES, *model.images.data.shape[1:])
+        shape = (self.random_images, *model.images.data.shape[1:])
         noise = torch.randint(t.min, t.max + 1, shape, generator=rng)
         return Stream.full(torch.cat([model.images.data, noise]))
