@@ -325,7 +325,7 @@ def _results(records: Mapping[str, Record], board: Board) -> str:
         record = records.get(name)
         title = f"deit_tiny_{name}"
         if not record or record["refused"]:
-            rows.append((title, "not run" if not record else "does not fit", *["-"] * 9))
+            rows.append((title, "not run" if not record else "does not fit", *["-"] * 10))
             continue
         d, m = record["design"], record["measured"]
         ii = m.get("ii", d["ii"])
@@ -334,12 +334,14 @@ def _results(records: Mapping[str, Record], board: Board) -> str:
             for k in ("lut", "ff", "dsp", "bram36")
         ]
         rows.append((
-            title, f"{d['ii']:,}", f"{m['ii']:,.0f}" if m else "-", f"{d['latency']:,}",
+            title, f"{len(m['frame_ends'])}" if m else "-", f"{d['ii']:,}",
+            f"{m['ii']:,.0f}" if m else "-", f"{d['latency']:,}",
             f"{m['latency']:,}" if m else "-", f"{board.clock_mhz * 1e6 / ii:,.0f}", *used,
             f"{100 * d['macs'] / (d['products'] * ii):.0f} %",
         ))  # fmt: skip
-    head = ("variant", "II predicted", "II measured", "latency predicted", "latency measured",
-            "img/s", "LUT", "FF", "DSP", "BRAM36", "multipliers busy")  # fmt: skip
+    head = ("variant", "images", "II predicted", "II measured", "latency predicted",
+            "latency measured", "img/s", "LUT", "FF", "DSP", "BRAM36",
+            "multipliers busy")  # fmt: skip
     text = f"{board.title}, {board.clock_mhz:g} MHz; percent of the usable budget.\n\n"
     text += table(head, rows)
     for name, record in records.items():
