@@ -100,7 +100,7 @@ def run(
         frames: images that are compared, in the RTL simulation back to back, without stalls.
         folder: of all builds.
 
-    Raises FormatError, VariantError, BuildError, SynthesisError.
+    Raises FormatError, VariantError, BuildError.
     """
     model = hgpipe.load(file)
     sources = folders_digest(*SOURCES, suffixes=(".py", ".sv", ".svh", ".hpp"))
@@ -110,7 +110,8 @@ def run(
     for name in variants.VARIANTS:
         title = variants.title(model, name)
         target = folder / board.name / title
-        record = _load(target / "bench.json", key)
+        kept = target / "bench.json"
+        record = _load(kept, key)
         missing = not record or (simulate and not record["refused"] and not record["measured"])
         if not only or name in only:
             if missing:
@@ -119,16 +120,15 @@ def run(
                 made = variants.make(model, name)
                 made.save(source)
                 record = _record(made, source, target, board, simulate, frames, console)
-                write_atomic(target / "bench.json", json.dumps({"key": key, **record}, indent=1))
+                _save(kept, key, record)
             if cores and "alone" not in record:
                 record["alone"] = _alone(target / "design", record, console)
-                write_atomic(target / "bench.json", json.dumps({"key": key, **record}, indent=1))
+                _save(kept, key, record)
             for core in _largest(record, largest):
                 made_of = record.setdefault("synthesis", {})
                 if core not in made_of:
                     made_of[core] = _synthesised(target / "design", core, console)
-                    text = json.dumps({"key": key, **record}, indent=1)
-                    write_atomic(target / "bench.json", text)
+                    _save(kept, key, record)
         if record:
             records[name] = record
             console.print(f"{title:<24} {_line(record)}")
@@ -141,6 +141,10 @@ def _load(path: Path, key: str) -> Record:
     """An earlier record of the same file, sources and board; empty if there is none."""
     record = json.loads(path.read_text()) if path.is_file() else {}
     return record if record.pop("key", "") == key else {}
+
+
+def _save(path: Path, key: str, record: Record) -> None:
+    write_atomic(path, json.dumps({"key": key, **record}, indent=1))
 
 
 def _record(
